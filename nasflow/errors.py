@@ -3,3 +3,7 @@
 
 class NasflowError(Exception):
     """Base of every error whose message is enough; the command line prints it without a traceback, exit code 2."""
+
+
+class Unavailable(NasflowError):
+    """Something that every trial needs is away, a device for example: the search stops and can go on later."""
