@@ -1,0 +1,141 @@
+"""Turns the names in experiment files into Python objects: the only place that does.
+
+A built-in name stands in a table below and costs nothing until it is asked for. Something of one's own is
+named by where it lives, seen from the current folder: `my_module:thing`, `my_package.my_module`,
+`my_file.py:thing`.
+"""
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nasflow.errors import NasflowError
+
+TABLES: dict[str, dict[str, str]] = {
+    "strategy": {
+        "nsga2": "nasflow.strategies.optuna_samplers:nsga2",
+        "optuna-nsga2": "nasflow.strategies.optuna_samplers:nsga2",
+        "optuna-tpe": "nasflow.strategies.optuna_samplers:tpe",
+        "pymoo-nsga2": "nasflow.strategies.pymoo_algorithms:nsga2",
+        "random": "nasflow.strategies.random:random_search",
+        "tpe": "nasflow.strategies.optuna_samplers:tpe",
+    },
+    "space": {
+        "mobile": "nasflow.spaces.mobile",
+        "training": "nasflow.spaces.training",
+    },
+    "data": {},  # data.py knows its own formats; a function of the user's own is named like everything else
+    "model": {},  # always the user's own
+}
+
+
+class UnknownName(NasflowError):
+    """A name that stands for nothing; the message lists what there is."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """What to say after an unknown name: the likeliest meant ones, then all there are.
+
+    >>> nearest("ranodm", ["random", "tpe"])
+    "did you mean 'random'? Known: random, tpe"
+    >>> nearest("x", ["random", "tpe"])
+    'known: random, tpe'
+    >>> nearest("x", [])
+    'there is none'
+    """
+    known = sorted(options)
+    if not known:
+        return "there is none"
+    # Compared in lower case, because a capital is the likeliest slip of all.
+    spelt = {option.lower(): option for option in known}
+    close = [repr(spelt[match]) for match in difflib.get_close_matches(name.lower(), spelt, n=2)]
+    listed = ", ".join(known)
+    return f"did you mean {' or '.join(close)}? Known: {listed}" if close else f"known: {listed}"
+
+
+def is_own(name: str) -> bool:
+    """Whether a name points at the user's own code instead of into a table.
+
+    >>> is_own("nsga2"), is_own("my_module:thing"), is_own("my_file.py"), is_own("package.module")
+    (False, True, True, True)
+    """
+    return any(mark in name for mark in ":./")
+
+
+def check(kind: str, name: str) -> None:
+    """Raise UnknownName for a name that is in no table; the user's own are only looked for by `resolve`."""
+    if not is_own(name) and name not in TABLES[kind]:
+        raise UnknownName(
+            f"unknown {kind} {name!r}: {nearest(name, TABLES[kind])};"
+            f" one of your own is written my_module:{kind} or my_file.py:{kind}"
+        )
+
+
+def resolve(kind: str, name: str) -> Any:
+    """The object behind a name: a module where the name has no `:attribute`, else what is called so in it.
+
+    `kind` is a key of TABLES. Raises UnknownName.
+    """
+    check(kind, name)
+    own = is_own(name)
+    place, _, attribute = (name if own else TABLES[kind][name]).partition(":")
+    if not own:
+        found: Any = importlib.import_module(place)
+    elif place.endswith(".py") or "/" in place:
+        found = _import_file(f"{kind} {name!r}", Path(place))
+    else:
+        _append_to_path(Path.cwd())
+        found = _import_module(f"{kind} {name!r}", place)
+    for part in attribute.split(".") if attribute else ():
+        if not hasattr(found, part):
+            public = [key for key in getattr(found, "__dict__", {}) if not key.startswith("_")]
+            raise UnknownName(f"{kind} {name!r}: no {part!r} in {place}: {nearest(part, public)}")
+        found = getattr(found, part)
+    return found
+
+
+def _import_file(asked: str, file: Path) -> ModuleType:
+    """The module in a file, under its plain name so that other processes find it again when unpickling."""
+    if file.suffix != ".py":
+        raise UnknownName(f"{asked}: expected a Python file such as my_file.py, got {file}")
+    if not file.is_file():
+        around = [str(other) for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        raise UnknownName(f"{asked}: no file {file} in {Path.cwd()}: {nearest(str(file), around)}")
+    if not file.stem.isidentifier():
+        raise UnknownName(f"{asked}: expected a file named like a variable, got {file.name}; rename it")
+    _append_to_path(file.parent.resolve())
+    importlib.invalidate_caches()
+    spec = importlib.util.find_spec(file.stem)
+    origin = spec.origin if spec else None
+    if origin is None or not Path(origin).exists() or not Path(origin).samefile(file):
+        raise UnknownName(f"{asked}: {file.stem!r} already is the module {origin}; rename {file}")
+    return _import_module(asked, file.stem)
+
+
+def _import_module(asked: str, place: str) -> ModuleType:
+    importlib.invalidate_caches()  # the file may have been written a moment ago
+    try:
+        return importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if place == missing or place.startswith(f"{missing}."):
+            around = [file.stem for file in Path.cwd().glob("*.py")]
+            raise UnknownName(
+                f"{asked}: no module {missing!r}, neither installed nor in {Path.cwd()}:"
+                f" {nearest(missing, around)}"
+            ) from error
+        raise UnknownName(f"{asked}: {place} imports {missing!r}, which is not installed") from error
+    except SyntaxError as error:
+        where = f"{error.filename or place} line {error.lineno}"
+        raise UnknownName(f"{asked}: {where} is not valid Python: {error.msg}") from error
+
+
+def _append_to_path(folder: Path) -> None:
+    """Let a folder be imported from, last, so that nothing in it can stand in for an installed module."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
