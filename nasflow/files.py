@@ -29,7 +29,9 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         os.close(handle)
     except OSError as error:
-        raise FolderError(f"cannot write {path}: {error.strerror}; choose another folder with --out") from error
+        raise FolderError(
+            f"cannot write {path}: {error.strerror}; choose another folder with --out"
+        ) from error
     part = Path(name)
     try:
         yield part
@@ -62,7 +64,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FolderError(f"{path}: expected JSON, got something else ({error}); delete the file or use --fresh") from error
+        raise FolderError(
+            f"{path}: expected JSON, got something else ({error}); delete the file or use --fresh"
+        ) from error
 
 
 def sha256(path: Path) -> str:
@@ -83,7 +87,9 @@ def locked(path: Path, *, wait: bool = False, poll_s: float = 0.5) -> Iterator[N
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
-        raise FolderError(f"cannot write in {path.parent}: {error.strerror}; choose another folder with --out") from error
+        raise FolderError(
+            f"cannot write in {path.parent}: {error.strerror}; choose another folder with --out"
+        ) from error
     with file:
         while True:
             try:

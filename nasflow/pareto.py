@@ -42,7 +42,8 @@ def normalised(losses: ArrayLike) -> Losses:
     """Each objective scaled so that the best value is 0 and the worst 1; one that is constant becomes 0."""
     points = _as_points(losses)
     low, high = points.min(axis=0), points.max(axis=0)
-    return (points - low) / np.where(high > low, high - low, 1.0)
+    scaled: Losses = (points - low) / np.where(high > low, high - low, 1.0)
+    return scaled
 
 
 def knee(losses: ArrayLike) -> int:

@@ -77,7 +77,9 @@ class Real:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise SpaceError(f"real {self.name!r}: expected finite low < high, got {self.low} and {self.high}")
+            raise SpaceError(
+                f"real {self.name!r}: expected finite low < high, got {self.low} and {self.high}"
+            )
         if self.log and self.low <= 0:
             raise SpaceError(f"real {self.name!r}: a logarithmic range starts above 0, got {self.low}")
 
@@ -105,7 +107,9 @@ class Real:
         return (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and self.low <= value <= self.high
+        return (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and self.low <= value <= self.high
+        )
 
 
 Parameter = Choice | Real
@@ -167,9 +171,7 @@ class Space:
                 break
         return child
 
-    def crossover(
-        self, a: Mapping[str, Scalar], b: Mapping[str, Scalar], rng: np.random.Generator
-    ) -> Point:
+    def crossover(self, a: Mapping[str, Scalar], b: Mapping[str, Scalar], rng: np.random.Generator) -> Point:
         """A child that takes each parameter from one of its two parents."""
         take = rng.random(len(self.parameters)) < 0.5
         return {p.name: (a if take[i] else b)[p.name] for i, p in enumerate(self.parameters)}

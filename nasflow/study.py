@@ -6,9 +6,10 @@ A study lives in memory; given a `Record` (nasflow/record.py) every change is on
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,9 +101,7 @@ class Record(Protocol):
 class Study:
     """The trials of one search, in the order of their numbers, and the front among them."""
 
-    def __init__(
-        self, space: Space, objectives: Sequence[Objective], record: Record | None = None
-    ) -> None:
+    def __init__(self, space: Space, objectives: Sequence[Objective], record: Record | None = None) -> None:
         if not any(objective.optimise for objective in objectives):
             raise StudyError("a study needs at least one objective to optimise, got none")
         metrics = [objective.metric for objective in objectives]
@@ -112,7 +111,8 @@ class Study:
         self.objectives = tuple(objectives)
         self._record = record
         self._trials, self._asks = record.load() if record is not None else ([], [])
-        self._first = {}  # key of a point and fidelity -> number of the first trial with it
+        self._states = Counter(trial.state for trial in self._trials)
+        self._first: dict[str, int] = {}  # key of a point and fidelity -> number of the first trial with it
         for trial in self._trials:
             self._first.setdefault(self._key(trial), trial.number)
 
@@ -131,7 +131,12 @@ class Study:
     @property
     def spent(self) -> int:
         """How many trials count against the budget: those that were trained, whether it worked or not."""
-        return sum(trial.state in ("done", "failed") for trial in self._trials)
+        return self._states["done"] + self._states["failed"]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many trials are in each state."""
+        return {state: self._states[state] for state in get_args(State)}
 
     @property
     def finalists(self) -> list[Trial]:
@@ -173,18 +178,19 @@ class Study:
         """Number the answer to one ask of `count` proposals and record it."""
         ask, numbers = len(self._asks), range(len(self._trials), len(self._trials) + len(proposals))
         self._asks.append(Ask(count, ()))
-        return self._extend(ask, [
-            Trial(n, dict(p.point), p.fidelity, p.parent) for n, p in zip(numbers, proposals, strict=True)
-        ])
+        return self._extend(
+            ask,
+            [Trial(n, dict(p.point), p.fidelity, p.parent) for n, p in zip(numbers, proposals, strict=True)],
+        )
 
     def complete(self, ask: int, proposals: Sequence[Proposal]) -> list[Trial]:
         """Add the proposals of an ask that a kill kept from being recorded; the last ask only."""
         if ask != len(self._asks) - 1:
             raise StudyError(f"only the last ask can be completed, {len(self._asks) - 1}; got {ask}")
         start = len(self._trials)
-        return self._extend(ask, [
-            Trial(start + i, dict(p.point), p.fidelity, p.parent) for i, p in enumerate(proposals)
-        ])
+        return self._extend(
+            ask, [Trial(start + i, dict(p.point), p.fidelity, p.parent) for i, p in enumerate(proposals)]
+        )
 
     def _extend(self, ask: int, trials: list[Trial]) -> list[Trial]:
         for trial in trials:
@@ -195,6 +201,7 @@ class Study:
         self._asks[ask] = Ask(count, numbers + tuple(trial.number for trial in trials))
         for trial in trials:
             self._trials.append(trial)
+            self._states[trial.state] += 1
             self._first.setdefault(self._key(trial), trial.number)
         return trials
 
@@ -217,6 +224,8 @@ class Study:
         if self._record is not None:
             self._record.finish(trial)
         self._trials[trial.number] = trial
+        self._states["pending"] -= 1
+        self._states[trial.state] += 1
         return trial
 
     def original(self, trial: Trial) -> Trial | None:
