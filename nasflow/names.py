@@ -8,13 +8,16 @@ named by where it lives, seen from the current folder: `my_module:thing`, `my_pa
 import difflib
 import importlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from nasflow.errors import NasflowError
+
+T = TypeVar("T")
 
 TABLES: dict[str, dict[str, str]] = {
     "strategy": {
@@ -34,7 +37,7 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
-class UnknownName(NasflowError):
+class UnknownName(NasflowError, ValueError):
     """A name that stands for nothing; the message lists what there is."""
 
 
@@ -97,6 +100,27 @@ def resolve(kind: str, name: str) -> Any:
             raise UnknownName(f"{kind} {name!r}: no {part!r} in {place}: {nearest(part, public)}")
         found = getattr(found, part)
     return found
+
+
+def call(kind: str, name: str, function: Callable[..., T], *given: Any, **arguments: Any) -> T:
+    """`function(*given, **arguments)`, where `arguments` come from an experiment file and are checked first.
+
+    `kind` and `name` say in the error whose arguments they are. Raises UnknownName.
+    """
+    signature = inspect.signature(function)
+    keywords = [
+        p for p in signature.parameters.values() if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    takes_any = any(p.kind == p.VAR_KEYWORD for p in signature.parameters.values())
+    # What nasflow itself gives by position is not for the file to give a second time.
+    free = {p.name: p for p in keywords if p.kind == p.KEYWORD_ONLY or p not in keywords[: len(given)]}
+    for argument in arguments:
+        if argument not in free and not takes_any:
+            raise UnknownName(f"{kind} {name!r} takes no argument {argument!r}: {nearest(argument, free)}")
+    missing = [p.name for p in free.values() if p.default is p.empty and p.name not in arguments]
+    if missing:
+        raise UnknownName(f"{kind} {name!r} needs the argument {missing[0]!r}, which is not given")
+    return function(*given, **arguments)
 
 
 def _import_file(asked: str, file: Path) -> ModuleType:
