@@ -121,6 +121,9 @@ def _problems(
             written = path
         elif problem["type"] == "value_error":
             text = str(problem["ctx"]["error"])
+            part, colon, rest = text.partition(": ")
+            if colon and part in node.get("properties", {}):  # found by looking at several keys together
+                written, text = (*written, part), rest
         else:
             text = f"expected {_expected(schema, node)}, got {_shown(value)}"
         found.setdefault(".".join(map(str, written)), []).append(text)
