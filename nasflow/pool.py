@@ -7,7 +7,9 @@ slot's restart and nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -65,7 +67,7 @@ def attempt(train: Train, trial: Trial) -> Result:
     """Train one trial; an exception is its failure, with its kind and message as the reason."""
     start = time.perf_counter()
     try:
-        metrics = dict(train(trial))
+        metrics = {name: float(value) for name, value in train(trial).items()}
     except Exception as error:  # the one place where an error of a trial becomes a failed trial
         return Result(trial.number, None, f"{type(error).__name__}: {error}", time.perf_counter() - start)
     return Result(trial.number, metrics, None, time.perf_counter() - start)
@@ -99,24 +101,20 @@ class Processes:
         self._memory_mb = memory_mb
         self._slots: list[_Slot] = []
         self._train: Train | None = None
+        self._pickled = b""
 
     def results(self, train: Train, trials: Sequence[Trial]) -> Iterator[Result]:
+        for old in list(self._slots):
+            if old.trial is not None or train is not self._train:  # busy: from a call that was given up
+                self._end(old)
         if train is not self._train:
-            self.close()
-            self._train = train
+            self._train, self._pickled = train, cloudpickle.dumps(train)
         waiting = list(reversed(trials))
         while waiting or any(slot.trial is not None for slot in self._slots):
             while waiting and (slot := self._idle()) is not None:
                 slot.trial, slot.since = waiting.pop(), time.monotonic()
-                try:
+                with contextlib.suppress(OSError):  # it just died: `_look` sees that
                     slot.pipe.send(slot.trial)
-                except (
-                    BrokenPipeError,
-                    OSError,
-                ):  # it died while idle: the next round sees that and restarts
-                    waiting.append(slot.trial)
-                    slot.trial = None
-                    self._end(slot)
             busy = [slot for slot in self._slots if slot.trial is not None]
             wait([slot.pipe for slot in busy], POLL_S)
             for slot in busy:
@@ -129,25 +127,30 @@ class Processes:
             self._end(slot)
 
     def _idle(self) -> _Slot | None:
-        for slot in self._slots:
-            if slot.trial is None:
+        for slot in list(self._slots):
+            if slot.trial is None and slot.process.poll() is None:
                 return slot
+            if slot.trial is None:  # it died with nothing to do
+                self._end(slot)
         return self._start() if len(self._slots) < self.slots else None
 
     def _start(self) -> _Slot:
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-m", "nasflow.pool", str(theirs.fileno()), str(os.getpid())],
+                # -P: a user's random.py in the current folder is not to stand in for Python's
+                [sys.executable, "-P", "-m", "nasflow.pool", str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **ONE_THREAD},
+                process_group=0,  # Ctrl-C is for this process: it is no failure of the trials
             )
         pipe = Connection(ours.detach())
-        pipe.send(sys.path)
-        pipe.send_bytes(cloudpickle.dumps(self._train))
         slot = _Slot(process, pipe)
         self._slots.append(slot)
+        with contextlib.suppress(OSError):  # it died at once: `_look` sees that
+            pipe.send(sys.path)
+            pipe.send_bytes(self._pickled)
         return slot
 
     def _end(self, slot: _Slot) -> None:
@@ -162,10 +165,13 @@ class Processes:
         assert trial is not None
         if slot.pipe.poll():
             try:
-                result: Result = slot.pipe.recv()
+                result: Result | None = slot.pipe.recv()
             except (EOFError, ConnectionResetError):
                 return self._died(slot, trial, seconds)
-            slot.trial = None
+            if result is None:  # it is ready: its start is no part of the trial
+                slot.since = time.monotonic()
+            else:
+                slot.trial = None
             return result
         if self._deadline_s is not None and seconds > self._deadline_s:
             return self._fail(
@@ -183,7 +189,7 @@ class Processes:
     def _died(self, slot: _Slot, trial: Trial, seconds: float) -> Result:
         code = slot.process.wait()
         self._end(slot)
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        how = f"signal {-code}, {signal.strsignal(-code)}" if code < 0 else f"exit code {code}"
         return Result(trial.number, None, f"its process died ({how})", seconds)
 
     def _fail(self, slot: _Slot, trial: Trial, seconds: float, reason: str) -> Result:
@@ -203,11 +209,25 @@ def work(pipe: Connection, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     try:
         sys.path[:] = pipe.recv()
-        train: Train = cloudpickle.loads(pipe.recv_bytes())
+        train = _loaded(pipe.recv_bytes())
+        pipe.send(None)
         while True:
             pipe.send(attempt(train, pipe.recv()))
     except (EOFError, ConnectionResetError, BrokenPipeError):
         return
+
+
+def _loaded(pickled: bytes) -> Train:
+    """The function in `pickled`; if this process cannot load it, one that fails every trial with the reason."""
+    try:
+        train: Train = cloudpickle.loads(pickled)
+    except Exception as error:  # what a pickle imports may raise anything
+        reason = error
+
+        def train(trial: Trial) -> Metrics:
+            raise reason
+
+    return train
 
 
 def _end_with(parent: int) -> None:
