@@ -39,8 +39,10 @@ class Choice:
     def __post_init__(self) -> None:
         if not self.options:
             raise SpaceError(f"choice {self.name!r}: expected at least one option, got none")
-        if len({json.dumps(option) for option in self.options}) < len(self.options):
+        if len(set(self.options)) < len(self.options):  # 1, 1.0 and True are one value to most storages
             raise SpaceError(f"choice {self.name!r}: options must differ, got {self.options}")
+        if not all(math.isfinite(option) for option in self.options if isinstance(option, float)):
+            raise SpaceError(f"choice {self.name!r}: numbers must be finite, got {self.options}")
 
     def sample(self, rng: np.random.Generator) -> Scalar:
         return self.options[int(rng.integers(len(self.options)))]
@@ -199,6 +201,9 @@ class Space:
     def canonical(self, point: Mapping[str, Scalar]) -> Point:
         """The point that stands for all points that mean the same."""
         folded = dict(point)
+        for parameter in self.parameters:
+            if isinstance(parameter, Real):  # 1 and 1.0 are the same number but different JSON
+                folded[parameter.name] = float(folded[parameter.name] or 0.0)
         for fold in self.folds:
             folded = fold(folded)
         return folded
