@@ -1,7 +1,7 @@
 """A study's durable record: an Optuna storage, so that optuna-dashboard opens every search of every strategy.
 
 A file (`study.journal`) by default, 4 to 13 ms a trial; any Optuna storage URL, PostgreSQL for example, too.
-A trial is written whole when it is proposed, its metrics before its state, so at every moment the file says
+A trial is written whole when it is proposed, its outcome before its state, so at every moment the file says
 either that a trial is finished, with everything about it, or that it is still to be done.
 """
 
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -48,7 +49,8 @@ class OptunaRecord:
         self._storage = storage
         self._space = space
         self._optimised = [objective for objective in objectives if objective.optimise]
-        self._study_id = _study_id(storage, name, space, objectives)
+        with _storing():
+            self._study_id = _study_id(storage, name, space, objectives)
         self._ids: dict[int, int] = {}
 
     def load(self) -> tuple[list[Trial], list[Ask]]:
@@ -63,17 +65,18 @@ class OptunaRecord:
                     "Keep this storage for nasflow's own trials, or use --fresh"
                 )
             self._ids[number] = one._trial_id
-            state = about.get("state", "pending") if one.state.is_finished() else "pending"
+            # An outcome whose state a kill kept from being written does not count: the trial is done again.
+            outcome = about["outcome"] if one.state.is_finished() else {}
             trials.append(
                 Trial(
                     number=number,
                     point={p.name: one.params[p.name] for p in self._space.parameters},
                     fidelity=about["fidelity"],
                     parent=about["parent"],
-                    state=cast(State, state),
-                    metrics=about.get("metrics", {}),
-                    error=about.get("error"),
-                    seconds=about.get("seconds", 0.0),
+                    state=cast(State, outcome.get("state", "pending")),
+                    metrics=outcome.get("metrics", about.get("known", {})),
+                    error=outcome.get("error"),
+                    seconds=outcome.get("seconds", 0.0),
                 )
             )
             ask, count = about["ask"]
@@ -99,32 +102,44 @@ class OptunaRecord:
                 system_attrs={},
                 intermediate_values={},
             )
-            self._ids[trial.number] = self._storage.create_new_trial(self._study_id, template)
+            with _storing():
+                self._ids[trial.number] = self._storage.create_new_trial(self._study_id, template)
 
     def note(self, number: int, metrics: Metrics) -> None:
-        self._storage.set_trial_user_attr(self._ids[number], "metrics", dict(metrics))
+        with _storing():
+            self._storage.set_trial_user_attr(self._ids[number], "known", dict(metrics))
 
     def finish(self, trial: Trial) -> None:
         trial_id = self._ids[trial.number]
-        about: dict[str, Any] = {
+        outcome = {
             "state": trial.state,
             "metrics": dict(trial.metrics),
+            "error": trial.error,
             "seconds": trial.seconds,
         }
-        if trial.error is not None:
-            about["error"] = trial.error
-        for key, value in about.items():
-            self._storage.set_trial_user_attr(trial_id, key, value)
         values = (
             [trial.metrics[objective.metric] for objective in self._optimised]
             if trial.state == "done"
             else None
         )
-        self._storage.set_trial_state_values(trial_id, OPTUNA_STATES[trial.state], values)
+        with _storing():
+            self._storage.set_trial_user_attr(trial_id, "outcome", outcome)
+            self._storage.set_trial_state_values(trial_id, OPTUNA_STATES[trial.state], values)
 
 
 @contextlib.contextmanager
-def _quiet_optuna() -> Any:
+def _storing() -> Iterator[None]:
+    """Says of a full disk or a database that is away what to do about it; nothing recorded is lost by either."""
+    try:
+        yield
+    except (OSError, optuna.exceptions.StorageInternalError) as error:
+        raise RecordError(
+            f"the record cannot be written: {error}. Mend that, then run again to go on"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet_optuna() -> Iterator[None]:
     """Optuna announces studies and experimental features; a tool built on it should not."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -143,13 +158,32 @@ def open_record(where: Path | str, name: str, space: Space, objectives: Sequence
     left is mended first: a last line that was cut off is removed, and the lock of a dead holder with it.
     """
     with _quiet_optuna():
-        if isinstance(where, Path):
-            where.parent.mkdir(parents=True, exist_ok=True)
-            mend(where)
-            storage: BaseStorage = JournalStorage(JournalFileBackend(str(where)))
-        else:
-            storage = get_storage(where)
+        storage = _journal(where) if isinstance(where, Path) else _database(where)
         return OptunaRecord(storage, name, space, objectives)
+
+
+def _journal(path: Path) -> BaseStorage:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mend(path)
+        return JournalStorage(JournalFileBackend(str(path)))
+    except OSError as error:
+        raise RecordError(
+            f"cannot open the record {path}: {error.strerror}; choose another folder with --out"
+        ) from error
+
+
+def _database(url: str) -> BaseStorage:
+    from sqlalchemy.exc import SQLAlchemyError  # a second of imports that a journal does without
+
+    try:
+        return get_storage(url)
+    except (SQLAlchemyError, ImportError, ValueError, optuna.exceptions.StorageInternalError) as error:
+        shown = re.sub(r":[^:/@]*@", ":***@", url)
+        raise RecordError(
+            f"cannot open the record {shown}: {error}. Expected the URL of a database that answers, "
+            "such as sqlite:///study.db or postgresql://user@host/name, with its driver installed"
+        ) from error
 
 
 def mend(journal: Path) -> None:
@@ -164,10 +198,12 @@ def mend(journal: Path) -> None:
     whole = content.rfind(b"\n") + 1
     for number, line in enumerate(content[:whole].splitlines(), start=1):
         try:
-            json.loads(line)
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or "op_code" not in entry:
+                raise ValueError("expected an object with an op_code")
         except ValueError as error:
             raise RecordError(
-                f"{journal}: line {number} is not JSON ({error}); the {number - 1} lines before it are intact. "
+                f"{journal}: line {number} is broken ({error}); the {number - 1} lines before it are intact. "
                 f"To go on from them, keep only those (head -n {number - 1}); or start anew with --fresh"
             ) from error
     if whole < len(content):
@@ -195,9 +231,11 @@ def _study_id(storage: BaseStorage, name: str, space: Space, objectives: Sequenc
         study_id = storage.get_study_id_from_name(name)
     known = storage.get_study_user_attrs(study_id).get("nasflow")
     if known is None:
-        storage.set_study_user_attr(study_id, "nasflow", described)
         metrics = [o.metric for o in objectives if o.optimise]
         storage.set_study_system_attr(study_id, "study:metric_names", metrics)
+        storage.set_study_user_attr(
+            study_id, "nasflow", described
+        )  # last: it says that the study is complete
     elif known != json.loads(json.dumps(described)):
         differing = [part for part in described if known.get(part) != json.loads(json.dumps(described[part]))]
         raise RecordError(
