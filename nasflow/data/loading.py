@@ -119,10 +119,11 @@ def _read(settings: DataSettings, *, test: bool) -> _Pictures:
     source = _source(settings)
     y = source.train.y
     splits_off = source.test is None
-    _check_classes(where, y, source.classes, least=(2 if splits_off else 1) + 1)
-    rest, part, limit, least = np.arange(len(y)), source.train, settings.train_limit, max(2, settings.folds)
+    part, limit, least = source.train, settings.train_limit, max(2, settings.folds)
+    _check_classes(where, y, source.classes, least + 1 if splits_off else least)
+    rest = np.arange(len(y))
     if splits_off:
-        rest, held = split.stratified_split(y, settings.test, _rng(settings, _TEST_SHARE))
+        rest, held = split.stratified_split(y, settings.test, _rng(settings, _TEST_SHARE), keep=least)
     if test:
         part = source.train if source.test is None else source.test()
         rest = held if splits_off else np.arange(len(part.y))
@@ -134,7 +135,7 @@ def _read(settings: DataSettings, *, test: bool) -> _Pictures:
     _check_losses(where, len(chosen), images.skipped)
     labels = part.y[chosen][images.kept]
     if not test:
-        _check_classes(f"{where}, after bad images were left out", labels, source.classes, least)
+        _check_classes(f"{where}, without those that cannot be used", labels, source.classes, least)
     return _Pictures(images.x, labels, source.classes, merged(part.skipped, images.skipped))
 
 
@@ -166,7 +167,7 @@ def _check_classes(where: str, y: Labels, classes: tuple[str, ...], least: int) 
     if (counts < least).any():
         few = [f"{classes[label]!r} has {counts[label]}" for label in np.flatnonzero(counts < least)]
         raise DataError(
-            f"{where}: expected at least {least} images of every class, so that each part gets one,"
+            f"{where}: expected at least {least} images of every class, so that every part and fold gets one,"
             f" but {', '.join(few[:10])}; add images or remove the class"
         )
 

@@ -26,9 +26,10 @@ AUGMENTATIONS: dict[str, float | None] = {
     "zoom": 0.2,
 }
 
-Share = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, gt=0, lt=1)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
 
 
 class DataSettings(BaseModel):
@@ -45,12 +46,16 @@ class DataSettings(BaseModel):
         "digits", description=f"{', '.join(FORMATS)}, or a function of yours: my_module:function"
     )
     path: Path | None = Field(None, description="where it lies: a folder or a file")
-    resize: tuple[Count, Count] | None = Field(None, description="height and width, or one number for both")
+    resize: tuple[Count, Count] | None = Field(
+        None,
+        description="height and width, or one number for both",
+        json_schema_extra={"expected": "a number of pixels such as 32, or [height, width]"},
+    )
     channels: Literal[1, 3] | None = Field(None, description="1: grey, 3: colour")
     scale: Finite | None = Field(
         None, description="what pixels are multiplied with; 1/255 for bytes, 1 for floats"
     )
-    normalise: bool = Field(True, description="subtract the mean of the training images, divide by their std")
+    normalise: Flag = Field(True, description="subtract the mean of the training images, divide by their std")
     mean: tuple[Finite, ...] | None = Field(
         None, description="a mean for each channel instead, after scaling"
     )
@@ -63,7 +68,7 @@ class DataSettings(BaseModel):
     folds: Count = Field(1, description="estimate errors by that many folds; 1: by the validation share")
     train_limit: Count | None = Field(None, description="use at most so many images, validation included")
     test_limit: Count | None = Field(None, description="test on at most so many images")
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(strict=True, ge=0)] = Field(0, description="of how the parts are drawn")
 
     @field_validator("name")
     @classmethod
@@ -78,7 +83,7 @@ class DataSettings(BaseModel):
     @field_validator("resize", mode="before")
     @classmethod
     def _square(cls, size: Any) -> Any:
-        return (size, size) if isinstance(size, int) else size
+        return (size, size) if type(size) is int else size
 
     @field_validator("augment")
     @classmethod
@@ -91,13 +96,13 @@ class DataSettings(BaseModel):
     def _consistent(self) -> Self:
         needs_path = FORMATS.get(self.name, False)
         if needs_path and self.path is None:
-            raise ValueError(f"data {self.name!r} needs path: where it lies")
+            raise ValueError(f"path: expected the folder or file that data {self.name} lies in, got none")
         if not needs_path and self.path is not None:
-            raise ValueError(f"data {self.name!r} takes no path, got {self.path}; leave it out")
+            raise ValueError(f"path: expected none, since data {self.name} takes none, got {self.path}")
         if (self.mean is None) != (self.std is None) or len(self.mean or ()) != len(self.std or ()):
-            raise ValueError("expected mean and std with one number a channel each, or neither")
+            raise ValueError("mean: expected mean and std with one number a channel each, or neither")
         if self.mean is not None and not self.normalise:
-            raise ValueError("expected normalise: true beside mean and std, got false; leave one of them out")
+            raise ValueError("normalise: expected true beside mean and std, got false")
         return self
 
 

@@ -71,19 +71,23 @@ def from_arrays(
 
 def array_part(where: str, x: Array, y: Labels, settings: DataSettings) -> Part:
     """The part that images in memory make, any layout that `as_images` takes."""
-    if len(x) != len(y):
-        raise DataError(f"{where}: expected one label an image, got {len(x)} images and {len(y)} labels")
+    if x.ndim == 0 or len(x) != len(y):
+        raise DataError(
+            f"{where}: expected one label an image, got images of shape {x.shape} and {len(y)} labels"
+        )
 
     def read(indices: Indices) -> Images:
         try:
-            images = as_images(np.asarray(x)[indices])
+            images = as_images(x[indices])
             if settings.channels is not None:
                 images = with_channels(images, settings.channels)
         except ValueError as error:
             raise DataError(f"{where}: {error}") from error
-        finite = np.isfinite(images).all(axis=(1, 2, 3))
+        finite: Array = np.ones(len(images), dtype=bool)
+        if images.dtype != np.uint8:
+            finite = np.asarray(np.isfinite(images).all(axis=(1, 2, 3)))
         lost = int(np.sum(~finite))
-        images = images if not lost else images[finite]
+        images = images[finite] if lost else images
         if settings.resize is not None:
             images = resized(images, settings.resize)
         return Images(images, np.flatnonzero(finite), {NOT_FINITE: lost} if lost else {})

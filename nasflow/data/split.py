@@ -16,14 +16,17 @@ def stratified_sample(y: Labels, count: int, rng: np.random.Generator, *, least:
     return _draw(codes, _quotas(sizes, count, np.full(len(sizes), least), sizes), rng)
 
 
-def stratified_split(y: Labels, share: float, rng: np.random.Generator) -> tuple[Indices, Indices]:
+def stratified_split(
+    y: Labels, share: float, rng: np.random.Generator, *, keep: int = 1
+) -> tuple[Indices, Indices]:
     """(the rest, about `share` of it): two random orders of positions, every class on both sides.
 
-    Raises ValueError if a class has only one member.
+    At least `keep` of each class stay in the rest. Raises ValueError if a class has no more than that.
     """
     _, codes, sizes = np.unique(y, return_inverse=True, return_counts=True)
-    count = int(np.clip(round(share * len(y)), len(sizes), max(len(sizes), len(y) - len(sizes))))
-    taken = _draw(codes, _quotas(sizes, count, np.ones(len(sizes), dtype=int), sizes - 1), rng)
+    least = len(sizes)
+    count = int(np.clip(round(share * len(y)), least, max(least, len(y) - keep * least)))
+    taken = _draw(codes, _quotas(sizes, count, np.ones(len(sizes), dtype=np.int64), sizes - keep), rng)
     return rng.permutation(np.setdiff1d(np.arange(len(y)), taken)), taken
 
 

@@ -19,7 +19,13 @@ def find(settings: DataSettings) -> Source:
     if not isinstance(returned, tuple) or len(returned) not in (2, 4):
         got = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else type(returned).__name__
         raise DataError(f"data {settings.name}: expected (x, y) or (x, y, x_test, y_test) from it, got {got}")
-    x, y, *test = (np.asarray(array) for array in returned)
+    try:
+        x, y, *test = (np.asarray(array) for array in returned)
+    except ValueError as error:
+        raise DataError(
+            f"data {settings.name}: expected arrays, got lists of uneven lengths ({error});"
+            " bring images to one size"
+        ) from error
     return from_arrays(
         f"data {settings.name}", lambda: (x, y), (lambda: (test[0], test[1])) if test else None, settings
     )
