@@ -63,8 +63,8 @@ class Network:
 
 
 def plain(summary: Mapping[str, Any]) -> Summary:
-    """A copy of the summary in dicts, lists and scalars alone, whatever it was made of."""
-    copy: Summary = json.loads(json.dumps(dict(summary), default=_scalar))
+    """A copy of the summary in dicts, lists and scalars alone, without NaN and infinity (None in their place)."""
+    copy: Summary = json.loads(json.dumps(dict(summary), default=_scalar), parse_constant=lambda _: None)
     return copy
 
 
@@ -162,12 +162,12 @@ def origin(summary: Summary, name: str) -> str:
 
 
 def _searched(summary: Summary) -> list[Network]:
-    members = {entry.get("trial"): entry for entry in rows(summary.get("front"))}
+    members = {str(entry.get("trial")): entry for entry in rows(summary.get("front"))}
     points = rows(summary.get("points"))
-    known = {entry.get("trial") for entry in points}
+    known = {str(entry.get("trial")) for entry in points}
     found = []
     for entry in [*points, *(entry for trial, entry in members.items() if trial not in known)]:
-        member = members.get(entry.get("trial"))
+        member = members.get(str(entry.get("trial")))
         if member is not None:
             kind = "front"
         elif entry.get("state") == "refused":
@@ -187,13 +187,14 @@ def _searched(summary: Summary) -> list[Network]:
 
 
 def _compressed(summary: Summary) -> list[Network]:
+    trials = {network.name: network.choices for network in _searched(summary)}
     steps = [
         Network(
             name=str(step.get("name")),
             kind="compressed" if step.get("accepted") else "rejected",
             metrics=numbers(step.get("after")),
-            choices=table(step.get("policy")),
-            notes=(f"{step.get('kind')} of {step.get('parent')}", str(step.get("reason") or "")),
+            choices={**trials.get(origin(summary, str(step.get("name"))), {}), **table(step.get("policy"))},
+            notes=(f"{step.get('kind')}, from {step.get('parent')}", str(step.get("reason") or "")),
             before=numbers(step.get("before")) or None,
         )
         for step in rows(summary.get("compression"))

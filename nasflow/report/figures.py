@@ -13,36 +13,48 @@ from importlib.resources import files
 from typing import Any
 
 from nasflow.report import facts, words
-from nasflow.report.facts import Metric, Network, Summary
+from nasflow.report.facts import Metric, Summary
 
 BINS = 28
 
 
 @dataclass(frozen=True)
 class Scale:
-    """From values to pixels; `low` lands on `start`, `high` on `stop`."""
+    """From values to pixels, linear or logarithmic; `low` lands on `start`, `high` on `stop`."""
 
     low: float
     high: float
     start: float
     stop: float
+    log: bool = False
 
     def __call__(self, value: float) -> float:
-        part = (value - self.low) / (self.high - self.low)
-        return round(self.start + part * (self.stop - self.start), 1)
+        low, high = self.low, self.high
+        if self.log:
+            value, low, high = math.log10(max(value, low)), math.log10(low), math.log10(high)
+        return round(self.start + (value - low) / (high - low) * (self.stop - self.start), 1)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Round values inside the scale: steps of 1, 2 or 5 times a power of ten."""
+        """Round values inside the scale: steps, or on a logarithmic one multiples, of 1, 2 and 5."""
+        if self.log:
+            powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+            rounds = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
+            inside = [value for value in rounds if self.low <= value <= self.high]
+            return inside[:: 1 + (len(inside) - 1) // (2 * count)]
         rough = (self.high - self.low) / count
         power: float = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+        step = next((factor * power for factor in (1, 2, 5) if factor * power >= rough), 10 * power)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
 
-def spread(values: Sequence[float], start: float, stop: float, margin: float = 0.06) -> Scale:
-    """A scale that holds the values with a margin, also if there is but one of them."""
+def spread(
+    values: Sequence[float], start: float, stop: float, margin: float = 0.06, limit: float | None = None
+) -> Scale:
+    """A scale that holds the values with a margin, also if there is but one, and the limit if it is near."""
     low, high = min(values), max(values)
+    if limit is not None and 2 * low - high <= limit <= 2 * high - low:
+        low, high = min(low, limit), max(high, limit)
     pad = (high - low) * margin or abs(high) * 0.5 or 1.0
     return Scale(low - pad if low - pad > 0 or low < 0 else 0.0, high + pad, start, stop)
 
@@ -123,18 +135,22 @@ def scatter(summary: Summary, standalone: bool = False) -> str:
     known, everything = facts.metrics(summary), facts.networks(summary)
     axes = default_axes(known)
     drawn = [one for one in everything if axes and all(axis.name in one.metrics for axis in axes)]
-    opening = f'<svg xmlns="http://www.w3.org/2000/svg" class="figure" viewBox="0 0 {width} {height}" role="img">'
+    opening = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="figure" viewBox="0 0 {width} {height}" role="img">'
+    )
     body = [f"<style>{style()}</style>"] if standalone else []
     body.append(f'<rect class="panel" width="{width}" height="{height}"/>')
     if axes is None or not drawn:
-        body.append(f'<text x="{width / 2}" y="{height / 2}" text-anchor="middle">Nothing measured yet</text>')
+        body.append(
+            f'<text x="{width / 2}" y="{height / 2}" text-anchor="middle">Nothing measured yet</text>'
+        )
         return f"{opening}<title>Nothing measured yet</title>{''.join(body)}</svg>"
     x, y = axes
     focus = [one for one in drawn if one.kind not in ("searched", "refused")] or drawn
     focus = [one for one in focus if one.kind != "rejected"] or focus
     near = [one.metrics for one in (focus if len(focus) > 2 else drawn)]
-    across = spread([one[x.name] for one in near], left, width - right, margin=0.25)
-    up = spread([one[y.name] for one in near], height - bottom, top, margin=0.25)
+    across = spread([one[x.name] for one in near], left, width - right, 0.25, x.limit)
+    up = spread([one[y.name] for one in near], height - bottom, top, 0.25, y.limit)
     inside = [
         one
         for one in drawn
@@ -148,7 +164,7 @@ def scatter(summary: Summary, standalone: bool = False) -> str:
     body.insert(0, f"<title>{escape(title)}</title>")
     body.append(_axis(across, up, x.name, y.name))
     body.append(
-        f'<text class="title" x="{left - 52}" y="16">{escape(_title(y))} ↑</text>'
+        f'<text class="title" x="{left - 52}" y="20">↑ {escape(_title(y))}</text>'
         f'<text class="title" x="{width - right}" y="{height - 8}" text-anchor="end">{escape(_title(x))} →</text>'
     )
     body.extend(_limits(across, up, x, y))
@@ -158,16 +174,20 @@ def scatter(summary: Summary, standalone: bool = False) -> str:
             body.append(_arrow(at(one.before), at(one.metrics), one.kind))
     shapes = outlines()
     for kind in reversed(facts.KINDS):
-        spots = "".join("M{},{}".format(*at(one.metrics)) + shapes[kind] for one in inside if one.kind == kind)
+        spots = "".join(
+            "M{},{}".format(*at(one.metrics)) + shapes[kind] for one in inside if one.kind == kind
+        )
         if spots:
             body.append(f'<path class="dot {kind}" d="{spots}"/>')
+    marks = [at(one.metrics) for one in inside if one.kind not in ("searched", "refused")]
     for one in inside:
         if one.knee:
-            spot = at(one.metrics)
-            body.append(f'<path class="ring" d="M{spot[0]},{spot[1]}{circle(9)}"/>')
-            body.append(_name(spot, "knee", width))
-        if one.kind == "shipped":
-            body.append(_name(at(one.metrics), f"shipped: {one.name}", width, below=True))
+            body.append('<path class="ring" d="M{},{}{}"/>'.format(*at(one.metrics), circle(9)))
+        if one.knee or one.kind == "shipped":
+            text = "shipped" if one.kind == "shipped" else "knee"
+            spot = _place(at(one.metrics), 7 * len(text), marks, width, height - bottom)
+            body.append(f'<text class="name" x="{spot[0]:.1f}" y="{spot[1]:.1f}">{text}</text>')
+            marks.extend((spot[0] + 7 * step, spot[1] - 4) for step in range(len(text)))
     if len(inside) < len(drawn):
         more = words.count(len(drawn) - len(inside), "network lies", "networks lie")
         body.append(f'<text x="{left}" y="{height - 8}">{more} outside this view</text>')
@@ -183,18 +203,18 @@ def tick(name: str, value: float) -> str:
     unit = facts.metric(name).unit
     if unit == "%":
         return f"{100 * value:.10g}"
-    return f"{value:g}" if unit else words.magnitude(value).replace(".00", "").replace(".0 ", " ")
+    return f"{value:g}" if unit else words.bound(name, value)
 
 
 def _axis(across: Scale, up: Scale, x: str, y: str) -> str:
     """Grid and tick labels; on the vertical axis with at most one label per 40 pixels."""
     bottom, top = up.start, up.stop
     parts = [f'<path class="frame" d="M{across.start},{bottom}H{across.stop}"/>']
-    for value in across.ticks(max(2, int((across.stop - across.start) / 90))):
+    for value in across.ticks(max(2, int((across.stop - across.start) / 80))):
         spot = across(value)
         parts.append(f'<path class="grid" d="M{spot},{bottom}V{top}"/>')
         parts.append(f'<text x="{spot}" y="{bottom + 16}" text-anchor="middle">{tick(x, value)}</text>')
-    for value in up.ticks(max(2, int((bottom - top) / 55))):
+    for value in up.ticks(max(2, int((bottom - top) / 42))):
         spot = up(value)
         parts.append(f'<path class="grid" d="M{across.start},{spot}H{across.stop}"/>')
         parts.append(f'<text x="{across.start - 8}" y="{spot + 4}" text-anchor="end">{tick(y, value)}</text>')
@@ -207,14 +227,14 @@ def _limits(across: Scale, up: Scale, x: Metric, y: Metric) -> Iterable[str]:
         yield f'<path class="limit" d="M{spot},{up.start}V{up.stop}"/>'
         yield (
             f'<text class="limit-name" x="{spot - 6}" y="{up.stop + 12}" text-anchor="end">'
-            f"limit {escape(words.amount(x.name, x.limit))}</text>"
+            f"limit {escape(words.bound(x.name, x.limit))}</text>"
         )
     if y.limit is not None and up.low < y.limit < up.high:
         spot = up(y.limit)
         yield f'<path class="limit" d="M{across.start},{spot}H{across.stop}"/>'
         yield (
             f'<text class="limit-name" x="{across.stop - 4}" y="{spot - 6}" text-anchor="end">'
-            f"limit {escape(words.amount(y.name, y.limit))}</text>"
+            f"limit {escape(words.bound(y.name, y.limit))}</text>"
         )
 
 
@@ -247,28 +267,48 @@ def _arrow(tail: tuple[float, float], tip: tuple[float, float], kind: str) -> st
     ux, uy = (tip[0] - tail[0]) / length, (tip[1] - tail[1]) / length
     ex, ey = tip[0] - 9 * ux, tip[1] - 9 * uy
     barbs = "".join(
-        f"M{ex:.1f},{ey:.1f}L{ex - 6 * ux + turn * 3 * uy:.1f},{ey - 6 * uy - turn * 3 * ux:.1f}" for turn in (1, -1)
+        f"M{ex:.1f},{ey:.1f}L{ex - 6 * ux + turn * 3 * uy:.1f},{ey - 6 * uy - turn * 3 * ux:.1f}"
+        for turn in (1, -1)
     )
     return f'<path class="step {kind}" d="M{tail[0]},{tail[1]}L{ex:.1f},{ey:.1f}{barbs}"/>'
 
 
-def _name(spot: tuple[float, float], text: str, width: float, below: bool = False) -> str:
-    left_half = spot[0] < width * 0.6
-    x, anchor = (spot[0] + 13, "start") if left_half else (spot[0] - 13, "end")
-    y = spot[1] + (18 if below else -8)
-    return f'<text class="name" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+def _place(
+    spot: tuple[float, float], long: float, marks: Sequence[tuple[float, float]], width: float, floor: float
+) -> tuple[float, float]:
+    """Where beside a mark its name, `long` pixels, covers the fewest other marks."""
+
+    def cost(x: float, y: float) -> int:
+        off = x < 60 or x + long > width or y < 34 or y > floor - 6
+        return 100 * off + sum(
+            abs(other[0] - x - long / 2) < long / 2 + 8 and abs(other[1] - y + 4) < 14 for other in marks
+        )
+
+    shifts = [(16, 4), (10, 24), (10, -14), (-16 - long, 4), (-10 - long, 24), (-10 - long, -14)]
+    return min(((spot[0] + right, spot[1] + down) for right, down in shifts), key=lambda one: cost(*one))
 
 
 def lines(
-    series: Sequence[Sequence[tuple[float, float]]], x_title: str, y_title: str, percent: bool = False, area: bool = False
+    series: Sequence[Sequence[tuple[float, float]]],
+    x_title: str,
+    y_title: str,
+    percent: bool = False,
+    area: bool = False,
+    log: bool = False,
 ) -> str:
-    """Curves in one frame, from zero upwards; the first is the most important one."""
+    """Curves in one frame, the first being the most important one; from zero upwards unless logarithmic.
+
+    On a logarithmic axis zeros lie on the bottom, below everything else.
+    """
     width, height, left, right, top, bottom = 400, 230, 46, 12, 30, 36
     spots = [spot for curve in series for spot in curve]
     if not spots:
         return ""
-    across = Scale(min(0.0, *(x for x, _ in spots)), max(x for x, _ in spots) or 1.0, left, width - right)
-    up = Scale(0.0, 1.05 * max(0.0, *(y for _, y in spots)) or 1.0, height - bottom, top)
+    first, last = min(0.0, *(x for x, _ in spots)), max(x for x, _ in spots)
+    across = Scale(first, last if last > first else first + 1.0, left, width - right)
+    highest = 1.05 * max(0.0, *(y for _, y in spots)) or 1.0
+    lowest = 0.7 * min((y for _, y in spots if y > 0), default=0.1 * highest) if log else 0.0
+    up = Scale(lowest, highest, height - bottom, top, log)
     unit = "error" if percent else "value_s"
     parts = [
         f'<text class="title" x="2" y="14">{escape(y_title)}</text>',
@@ -293,7 +333,9 @@ def stroke(index: int) -> str:
     )
 
 
-def histogram(samples: Sequence[float], p50: float | None, p90: float | None, ci: Sequence[float] = ()) -> str:
+def histogram(
+    samples: Sequence[float], p50: float | None, p90: float | None, ci: Sequence[float] = ()
+) -> str:
     """Raw samples of one measurement: median drawn through, 90th percentile dashed, interval as a band.
 
     The rare slowest samples would flatten everything else; those past three times the distance from the
@@ -313,17 +355,20 @@ def histogram(samples: Sequence[float], p50: float | None, p90: float | None, ci
         counts[min(BINS - 1, int((value - low) / (high - low) * BINS))] += 1
     step = (width - 8) / BINS
     bars = "".join(
-        f"M{4 + index * step:.1f},{floor}v{-max(1.0, height_of * (floor - 4) / max(counts)):.1f}h{step - 0.8:.1f}V{floor}z"
-        for index, height_of in enumerate(counts)
-        if height_of
+        f"M{4 + index * step:.1f},{floor}v{-max(1.0, found * (floor - 4) / max(counts)):.1f}h{step - 0.8:.1f}V{floor}z"
+        for index, found in enumerate(counts)
+        if found
     )
-    parts = [f'<path class="bar" d="{bars}"/><path class="frame" d="M4,{floor}H{width - 4}"/>']
+    parts = []
     if len(ci) == 2 and low <= ci[0] <= ci[1] <= high:
         start, stop = across(ci[0]), across(ci[1])
-        parts.append(f'<rect class="band" x="{start}" y="2" width="{max(1.0, stop - start):.1f}" height="{floor - 2}"/>')
-    for value, name in ((p50, "median"), (p90, "tail")):
-        if value is not None and low <= value <= high:
-            parts.append(f'<path class="{name}" d="M{across(value)},2V{floor}"/>')
+        parts.append(
+            f'<rect class="band" x="{start}" y="2" width="{max(1.0, stop - start):.1f}" height="{floor - 2}"/>'
+        )
+    parts.append(f'<path class="bar" d="{bars}"/><path class="frame" d="M4,{floor}H{width - 4}"/>')
+    for name, mark in (("median", p50), ("tail", p90)):
+        if mark is not None and low <= mark <= high:
+            parts.append(f'<path class="{name}" d="M{across(mark)},2V{floor}"/>')
     edge = "≥ " if high < ordered[-1] else ""
     parts.append(f'<text x="4" y="54">{words.digits(low)}</text>')
     parts.append(f'<text x="{width - 4}" y="54" text-anchor="end">{edge}{words.digits(high)} ms</text>')

@@ -6,8 +6,7 @@
   const chart = get("chart"), detail = get("detail"), remark = get("remark");
   const KINDS = Object.keys(data.kinds);
   const MUTE = new Set(["searched", "refused"]);
-  let picked = Math.max(0, data.kind.indexOf("shipped"), data.knee.length ? data.knee[0] : 0);
-  if (data.kind.includes("shipped")) picked = data.kind.indexOf("shipped");
+  let picked = [data.kind.indexOf("shipped"), data.knee[0], data.kind.indexOf("front"), 0].find((i) => i >= 0);
   let plotted = [];
 
   // ---- numbers in words, as in the rest of the page
@@ -28,16 +27,21 @@
     if (metric.unit === "%") return (100 * value).toFixed(Math.abs(value) < 0.01 ? 2 : 1) + " %";
     return metric.unit ? digits(value) + " " + metric.unit : magnitude(value);
   }
+  const brief = (text) => text.replace(/(\.\d*?)0+(?=\s|$)/, "$1").replace(/\.(?=\s|$)/, "");
   function tick(metric, value) {
     if (metric.unit === "%") return String(+(100 * value).toPrecision(6));
     if (metric.unit) return String(+value.toPrecision(6));
-    return magnitude(value).replace(/\.0+(?=\s|$)/, "").replace(/(\.\d*[1-9])0+(?=\s|$)/, "$1");
+    return brief(magnitude(value));
   }
 
   // ---- scales
-  function scale(values, start, stop, log, margin) {
+  function scale(values, start, stop, log, margin, limit) {
     const put = log ? Math.log10 : (value) => value;
     let low = put(Math.min(...values)), high = put(Math.max(...values));
+    if (limit !== null && (!log || limit > 0)) {
+      const near = put(limit);
+      if (near >= 2 * low - high && near <= 2 * high - low) [low, high] = [Math.min(low, near), Math.max(high, near)];
+    }
     const pad = (high - low) * margin || Math.abs(high) * 0.5 || 1;
     low = !log && low >= 0 && low - pad < 0 ? 0 : low - pad;
     high += pad;
@@ -100,8 +104,8 @@
     const near = get("view").value === "near" && focus.length > 2;
     const holders = (near ? focus : drawn).map((i) => data.value[i]);
     const margin = near ? 0.25 : 0.06;
-    const across = scale(holders.map((row) => row[ix]), edge.left, width - edge.right, logx, margin);
-    const up = scale(holders.map((row) => row[iy]), height - edge.bottom, edge.top, logy, margin);
+    const across = scale(holders.map((row) => row[ix]), edge.left, width - edge.right, logx, margin, x.limit);
+    const up = scale(holders.map((row) => row[iy]), height - edge.bottom, edge.top, logy, margin, y.limit);
     const spot = (row) => [across(row[ix]), up(row[iy])];
     axes(svg, across, up, x, y, width, height, edge);
     limits(svg, across, up, x, y, width, height, edge);
@@ -110,20 +114,21 @@
       .sort((a, b) => KINDS.indexOf(data.kind[b]) - KINDS.indexOf(data.kind[a]))
       .map((i) => ({ i, at: spot(data.value[i]) }));
     stairs(svg, plotted.filter((mark) => data.kind[mark.i] === "front"), ix, iy, x, y);
-    const named = [];
+    const named = [], marks = plotted.filter((mark) => !MUTE.has(data.kind[mark.i])).map((mark) => mark.at);
     const arrows = shape("g", {}), dots = shape("g", {}), names = shape("g", {});
     for (const { i, at } of plotted) {
       if (fits(data.before[i])) arrow(arrows, spot(data.before[i]), at, data.kind[i]);
       dots.append(shape("path", { class: `dot ${data.kind[i]}`, d: `M${at[0]},${at[1]}${data.shapes[data.kind[i]]}` }));
       if (data.knee.includes(i)) {
         dots.append(shape("circle", { class: "ring", cx: at[0], cy: at[1], r: 9 }));
-        named.push([at, "knee", -10]);
+        named.push([at, "knee"]);
       }
-      if (data.kind[i] === "shipped") named.push([at, "shipped", 20]);
+      if (data.kind[i] === "shipped") named.push([at, "shipped"]);
     }
-    for (const [[px, py], text, shift] of named) {
-      const left = px < width * 0.6;
-      names.append(shape("text", { class: "name", x: left ? px + 12 : px - 12, y: py + shift, "text-anchor": left ? "start" : "end" }, text));
+    for (const [at, text] of named) {
+      const { x, y } = place(at, 7 * text.length, marks, width, height - edge.bottom);
+      for (let k = 0; k < text.length; k++) marks.push([x + 7 * k, y - 4]);
+      names.append(shape("text", { class: "name", x, y }, text));
     }
     svg.append(arrows, dots, names, shape("circle", { class: "pointer", id: "pointer", r: 12, visibility: "hidden" }));
     const outside = drawn.length - plotted.length, unknown = data.value.length - drawn.length;
@@ -131,17 +136,26 @@
     if (outside) told.push(`${outside} ${outside === 1 ? "network lies" : "networks lie"} outside this view`);
     if (unknown) told.push(`${unknown} ${unknown === 1 ? "has" : "have"} no value for these axes`);
     for (const [axis, at] of [[x, across], [y, up]])
-      if (axis.limit !== null && !at.holds(axis.limit)) told.push(`the limit of ${axis.label}, ${amount(axis, axis.limit)}, is outside this view`);
+      if (axis.limit !== null && !at.holds(axis.limit)) told.push(`the limit of ${axis.label}, ${brief(amount(axis, axis.limit))}, is outside this view`);
     remark.textContent = told.length ? told.join("; ").replace(/^./, (c) => c.toUpperCase()) + "." : "";
     chart.replaceChildren(svg);
     listen(svg);
     pick(picked, false);
   }
+  // The spot beside a mark where a name covers the fewest other marks.
+  function place([px, py], long, marks, width, floor) {
+    const spots = [[16, 4], [10, 24], [10, -14], [-16 - long, 4], [-10 - long, 24], [-10 - long, -14]].map(([dx, dy]) => {
+      const x = px + dx, y = py + dy, off = x < 60 || x + long > width || y < 34 || y > floor - 6;
+      const covered = marks.filter(([mx, my]) => Math.abs(mx - x - long / 2) < long / 2 + 8 && Math.abs(my - y + 4) < 14);
+      return { x, y, cost: (off ? 100 : 0) + covered.length };
+    });
+    return spots.reduce((best, spot) => (spot.cost < best.cost ? spot : best));
+  }
   function axes(svg, across, up, x, y, width, height, edge) {
     const floor = height - edge.bottom;
     const title = (metric) => metric.label + (metric.unit ? `, ${metric.unit}` : "") + (metric.goal === "max" ? " (higher is better)" : " (lower is better)");
     let last = -1e9;
-    for (const value of across.ticks(Math.max(2, Math.floor(width / 110)))) {
+    for (const value of across.ticks(Math.max(2, Math.floor(width / 85)))) {
       const at = across(value);
       svg.append(shape("path", { class: "grid", d: `M${at},${floor}V${edge.top}` }));
       if (at - last < 38) continue;
@@ -149,7 +163,7 @@
       svg.append(shape("text", { x: at, y: floor + 16, "text-anchor": "middle" }, tick(x, value)));
     }
     last = 1e9;
-    for (const value of up.ticks(Math.max(3, Math.floor(height / 70)))) {
+    for (const value of up.ticks(Math.max(3, Math.floor(height / 52)))) {
       const at = up(value);
       svg.append(shape("path", { class: "grid", d: `M${edge.left},${at}H${width - edge.right}` }));
       if (last - at < 15) continue;
@@ -166,13 +180,13 @@
       const at = across(x.limit), low = x.goal === "max";
       svg.append(shape("rect", { class: "beyond", x: low ? edge.left : at, y: edge.top, width: Math.max(0, low ? at - edge.left : right - at), height: floor - edge.top }),
         shape("path", { class: "limit", d: `M${at},${floor}V${edge.top}` }),
-        shape("text", { class: "limit-name", x: at - 6, y: edge.top + 14, "text-anchor": "end" }, `limit ${amount(x, x.limit)}`));
+        shape("text", { class: "limit-name", x: at - 6, y: edge.top + 14, "text-anchor": "end" }, `limit ${brief(amount(x, x.limit))}`));
     }
     if (y.limit !== null && up.holds(y.limit)) {
       const at = up(y.limit), low = y.goal === "max";
       svg.append(shape("rect", { class: "beyond", x: edge.left, y: low ? at : edge.top, width: right - edge.left, height: Math.max(0, low ? floor - at : at - edge.top) }),
         shape("path", { class: "limit", d: `M${edge.left},${at}H${right}` }),
-        shape("text", { class: "limit-name", x: right - 4, y: at + 15, "text-anchor": "end" }, `limit ${amount(y, y.limit)}`));
+        shape("text", { class: "limit-name", x: right - 4, y: at + 15, "text-anchor": "end" }, `limit ${brief(amount(y, y.limit))}`));
     }
   }
   function stairs(svg, marks, ix, iy, x, y) {
@@ -236,7 +250,7 @@
     const before = data.before[i], changed = (k) => before && before[k] !== null && before[k] !== data.value[i][k];
     const inner = [element("h3", "", data.name[i]),
       element("p", "small", [data.kinds[data.kind[i]], data.knee.includes(i) ? "the knee" : ""].filter(Boolean).join(", ")),
-      pairs(data.metrics.map((metric, k) => [metric.label, changed(k) ? amount(metric, before[k]) + " → " : "", element("b", "", amount(metric, data.value[i][k]))]))];
+      pairs(data.metrics.map((metric, k) => data.value[i][k] === null ? null : [metric.label, changed(k) ? amount(metric, before[k]) + " → " : "", element("b", "", amount(metric, data.value[i][k]))]).filter(Boolean))];
     for (const note of data.notes[i] || []) inner.push(element("p", "small", note));
     const chosen = Object.entries(data.choices[i] || {});
     if (chosen.length) inner.push(element("h4", "", "choices"), pairs(chosen.map(([name, value]) => [name, typeof value === "string" ? value : JSON.stringify(value)])));
@@ -272,12 +286,14 @@
   detail.hidden = false;
   for (const id of ["x", "y", "view", "logx", "logy"]) get(id).addEventListener("change", draw);
   let size = 0;
-  new ResizeObserver(() => {
+  function fit() {
     if (chart.clientWidth === size) return;
     size = chart.clientWidth;
     draw();
-    if (window.matchMedia("(min-width: 821px)").matches) detail.style.maxHeight = `${chart.offsetHeight}px`;
-    else detail.style.maxHeight = "";
-  }).observe(chart);
+    detail.style.maxHeight = window.matchMedia("(min-width: 821px)").matches ? `${chart.offsetHeight}px` : "";
+  }
+  // A frame later: drawing inside the notification would resize what is being observed.
+  new ResizeObserver(() => requestAnimationFrame(fit)).observe(chart);
+  fit();
   window.addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
 })();

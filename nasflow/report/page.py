@@ -30,23 +30,27 @@ def render(summary: Mapping[str, Any]) -> str:
     known = facts.plain(summary)
     script = _file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page: str = _environment().from_string(_file("page.html")).render(
-        summary=known,
-        answer=words.result(known),
-        style=Markup(figures.style() + _file("page.css")),
-        script=Markup(script),
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:",
-        **_front(known),
-        tiles=_tiles(known),
-        warnings=_warnings(known),
-        deployed=_deployed(known),
-        compression=_compression(known),
-        **_search(known),
-        **_retrained(known),
-        stages=_stages(known),
-        data=_data(known),
-        environment=list(_flat(facts.table(known.get("environment")))),
-        experiment=_yaml(known.get("experiment")),
+    page: str = (
+        _environment()
+        .from_string(_file("page.html"))
+        .render(
+            summary=known,
+            answer=words.result(known),
+            style=Markup(figures.style() + _file("page.css")),
+            script=Markup(script),
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:",
+            **_front(known),
+            tiles=_tiles(known),
+            warnings=_warnings(known),
+            deployed=_deployed(known),
+            compression=_compression(known),
+            **_search(known),
+            **_retrained(known),
+            stages=_stages(known),
+            data=_data(known),
+            environment=list(_flat(facts.table(known.get("environment")))),
+            experiment=_yaml(known.get("experiment")),
+        )
     )
     return page
 
@@ -55,8 +59,10 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}  # in order, and compact
     environment.filters.update(
         amount=lambda value, name: words.amount(str(name), facts.number(value)),
+        bound=lambda value, name: words.bound(str(name), facts.number(value)),
         digits=lambda value: _maybe(value, words.digits),
         share=lambda value: _maybe(value, words.share),
         duration=lambda value: words.duration(facts.number(value)),
@@ -66,7 +72,9 @@ def _environment() -> jinja2.Environment:
         href=_href,
         marker=lambda kind: Markup(figures.marker(kind)),
         stroke=lambda index: Markup(figures.stroke(index)),
-        capital=words.capital,
+        verdict=lambda reason: words.capital(
+            str(reason or "").removeprefix("refused:").removeprefix("accepted:").strip()
+        ),
     )
     return environment
 
@@ -99,7 +107,7 @@ def _front(summary: Summary) -> dict[str, Any]:
                 word
                 for word, true in (
                     ("knee", member.knee),
-                    ("shipped network's origin", member.name == facts.origin(summary, origin)),
+                    ("parent of the shipped", member.name == facts.origin(summary, origin) != origin),
                     ("most accurate", member is accurate and len(members) > 1),
                 )
                 if true
@@ -153,7 +161,9 @@ def _chart_data(
         "knee": [index for index, one in enumerate(everything) if one.knee],
         "before": {index: column(one.before) for index, one in enumerate(everything) if one.before},
         "choices": {index: one.choices for index, one in enumerate(everything) if one.choices},
-        "notes": {index: [note for note in one.notes if note] for index, one in enumerate(everything) if one.notes},
+        "notes": {
+            index: [note for note in one.notes if note] for index, one in enumerate(everything) if one.notes
+        },
     }
 
 
@@ -203,7 +213,9 @@ def _warnings(summary: Summary) -> list[str]:
     found = [f"Limit violated. {text}." for text in words.broken(summary)]
     for name, stage in facts.table(summary.get("stages")).items():
         if facts.table(stage).get("status") == "failed":
-            found.append(f"Stage {name} failed. {''.join(words.sentence(facts.table(stage).get('message')))}".strip())
+            found.append(
+                f"Stage {name} failed. {''.join(words.sentence(facts.table(stage).get('message')))}".strip()
+            )
     skipped = facts.numbers(facts.table(summary.get("data")).get("skipped"))
     found.extend(
         f"Data skipped: {words.count(int(number), 'item', 'items')} ({reason})."
@@ -254,17 +266,19 @@ def _histogram(cost: Mapping[str, Any]) -> Markup:
 def _compression(summary: Summary) -> dict[str, Any]:
     steps = facts.rows(summary.get("compression"))
     names = {
-        name: None
-        for step in steps
-        for side in ("before", "after")
-        for name in facts.numbers(step.get(side))
+        name: None for step in steps for side in ("before", "after") for name in facts.numbers(step.get(side))
     }
     columns = sorted(names, key=lambda name: (not name.startswith("latency_ms"), name != "error"))
     table = []
     for step in steps:
         before, after = facts.numbers(step.get("before")), facts.numbers(step.get("after"))
-        table.append({**step, "cells": [_change(name, before.get(name), after.get(name)) for name in columns],
-                      "policy": list(_flat(facts.table(step.get("policy"))))})
+        table.append(
+            {
+                **step,
+                "cells": [_change(name, before.get(name), after.get(name)) for name in columns],
+                "policy": list(_flat(facts.table(step.get("policy")))),
+            }
+        )
     return {"columns": columns, "steps": table, "accepted": sum(bool(step.get("accepted")) for step in steps)}
 
 
@@ -280,7 +294,10 @@ def _change(name: str, before: float | None, after: float | None) -> dict[str, s
             change = f"{after / before:.2f}×"
             news = "" if change == "1.00×" else news
     return {
-        "before": words.amount(name, before), "after": words.amount(name, after), "change": change, "news": news
+        "before": words.amount(name, before),
+        "after": words.amount(name, after),
+        "change": change,
+        "news": news,
     }
 
 
@@ -317,12 +334,17 @@ def _retrained(summary: Summary) -> dict[str, Any]:
     table = []
     for index, entry in enumerate(entries):
         errors = _samples(entry.get("errors"))
-        table.append({**entry, "errors": errors, "stroke": index if index < CURVES_SHOWN and curves[index] else None})
+        table.append(
+            {**entry, "errors": errors, "stroke": index if index < CURVES_SHOWN and curves[index] else None}
+        )
     wanted = ((2, "validation error, %", True), (1, "training loss", False))
     drawn = [
         figures.lines(
             [[(row[0], value) for row in curve if (value := row[column]) is not None] for _, curve in shown],
-            "epoch", title, percent,
+            "epoch",
+            title,
+            percent,
+            log=True,
         )
         for column, title, percent in wanted
         if any(row[column] is not None for _, curve in shown for row in curve)
@@ -332,7 +354,7 @@ def _retrained(summary: Summary) -> dict[str, Any]:
 
 def _curve(value: object) -> list[tuple[float, float | None, float | None]]:
     """Rows of (epoch, training loss, validation error); what is not a number is None."""
-    found = []
+    found: list[tuple[float, float | None, float | None]] = []
     for row in value if isinstance(value, list) else []:
         cells = [facts.number(cell) for cell in row] if isinstance(row, list) else []
         epoch, loss, error, *_ = (*cells, None, None, None)

@@ -56,7 +56,7 @@ def broken(summary: Summary) -> list[str]:
     return [
         f"{entry.get('name')}: {facts.metric(str(limit.get('metric'))).label} is "
         f"{amount(str(limit.get('metric')), facts.number(limit.get('value')))}, the limit is "
-        f"{amount(str(limit.get('metric')), facts.number(limit.get('limit')))}"
+        f"{bound(str(limit.get('metric')), facts.number(limit.get('limit')))}"
         for entry in facts.rows(summary.get("deployed"))
         for limit in facts.rows(entry.get("limits"))
         if not limit.get("holds")
@@ -106,6 +106,8 @@ def _versus(summary: Summary, chosen: Network) -> str:
         return f"{cost} than {who}" if abs(gap) >= 0.05 else f"{cost} as {who}"
     pace = "faster" if ours < theirs else "slower"
     numbers = f"{amount('error', rival.metrics['error'])}, {amount(name, theirs)}"
+    if sum(one.name.startswith("latency_ms@") for one in facts.metrics(summary)) > 1:
+        pace += f" on {facts.metric(name).device}"
     return f"{times(max(ours, theirs) / min(ours, theirs))} {pace} than {who} ({numbers}), {cost}"
 
 
@@ -131,9 +133,9 @@ def _nearest(summary: Summary) -> tuple[str, ...]:
         if goal.limit is not None and closest is not None:
             value = closest.metrics[goal.name]
             fits = "" if goal.better(goal.limit, value) else ", but not together with the other limits"
-            bound = "at least" if goal.goal == "max" else "at most"
+            side = "at least" if goal.goal == "max" else "at most"
             lines.append(
-                f"Wanted: {goal.label} {bound} {amount(goal.name, goal.limit)}; "
+                f"Wanted: {goal.label} {side} {bound(goal.name, goal.limit)}; "
                 f"best seen: {amount(goal.name, value)} ({closest.name}){fits}."
             )
     return tuple(lines)
@@ -153,6 +155,16 @@ def amount(name: str, value: float | None) -> str:
     if unit in ("kB", "MB") and abs(value) >= 1000:
         return f"{digits(value / 1000)} {'MB' if unit == 'kB' else 'GB'}"
     return f"{digits(value)} {unit}" if unit else magnitude(value)
+
+
+def bound(name: str, value: float | None) -> str:
+    """A limit as a person typed it: without the zeros that a measured value keeps.
+
+    >>> bound("latency_ms@pixel6", 0.15), bound("flops", 2.5e6), bound("error", 0.02)
+    ('0.15 ms', '2.5 M', '2 %')
+    """
+    told, space, unit = amount(name, value).partition(" ")
+    return f"{told.rstrip('0').rstrip('.') if '.' in told else told}{space}{unit}"
 
 
 def share(value: float) -> str:
