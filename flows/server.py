@@ -1,0 +1,141 @@
+"""The Prefect server a run reports to: the one that is set up, else one of its own that ends when it ends.
+
+Prefect can start such a temporary server itself, but leaves it running when the run is killed, and two runs
+that start at once may both try to create its database. Started as a program (`python -m flows.server FD`),
+this file is that server.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import IO
+
+import httpx
+
+from nasflow.errors import NasflowError
+from nasflow.files import locked
+
+PATIENCE_S = 10.0  # for a server that is set up but does not answer
+
+
+class NoServer(NasflowError):
+    """No Prefect server can be reached or started; a run goes on without one."""
+
+
+class OwnServer:
+    """A Prefect server on a free port of this machine. It ends with this process, however that ends."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, output: IO[bytes]) -> None:
+        self.process = process
+        self.url = url
+        self.output = output
+
+    @classmethod
+    def start(cls, timeout_s: float) -> OwnServer:
+        """Start one and wait until it answers; raises NoServer."""
+        output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            listening.set_inheritable(True)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flows.server", str(listening.fileno())],
+                stdin=subprocess.PIPE,  # never written to: its end tells the server that this process is gone
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=[listening.fileno()],
+                start_new_session=True,  # Ctrl-C is for the run, which still has its end to report
+            )
+            server = cls(process, f"http://127.0.0.1:{listening.getsockname()[1]}/api", output)
+        try:
+            # The socket listens already: the answer comes as soon as the server is up, without polling.
+            httpx.get(f"{server.url}/health", timeout=timeout_s).raise_for_status()
+        except httpx.HTTPError as error:
+            said = server.stop()
+            raise NoServer(
+                f"a Prefect server of this run's own did not start within {timeout_s:g} s ({error}){said}"
+            ) from error
+        atexit.register(server.stop)
+        return server
+
+    def stop(self) -> str:
+        """End it, waiting a little for it to write what it still holds; returns the last of what it said."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.output.closed:
+            return ""
+        self.output.seek(0)
+        lines = self.output.read().decode(errors="replace").strip().splitlines()
+        self.output.close()
+        return f": {lines[-1]}" if lines else ""
+
+
+# One for the life of this process, because Prefect still sends the last of its logs when the process exits.
+_own: dict[str, OwnServer] = {}
+
+
+@contextlib.contextmanager
+def reachable() -> Iterator[str]:
+    """Let the Prefect calls inside reach a server and give its address; raises NoServer if there is none."""
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_HOME,
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        temporary_settings,
+    )
+
+    url: str | None = PREFECT_API_URL.value()
+    if url:
+        _check(url)
+        yield url
+        return
+    home = PREFECT_HOME.value()
+    key = str(home)
+    if key not in _own or _own[key].process.poll() is not None:
+        with locked(home / "nasflow-server.lock", wait=True):
+            _own[key] = OwnServer.start(float(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()))
+    with temporary_settings({PREFECT_API_URL: _own[key].url}):
+        yield _own[key].url
+
+
+def _check(url: str) -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True, httpx_settings={"timeout": PATIENCE_S}) as client:
+        error = client.api_healthcheck()
+    if error is not None:
+        raise NoServer(
+            f"the Prefect server at {url} (PREFECT_API_URL) does not answer: {error or type(error).__name__}"
+        )
+
+
+def _end_with_the_run() -> None:
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    """Serve Prefect's API on the listening socket whose file descriptor is given."""
+    os.environ.update(PREFECT_UI_ENABLED="0", PREFECT__SERVER_EPHEMERAL="1", PREFECT__SERVER_FINAL="1")
+    threading.Thread(target=_end_with_the_run, daemon=True).start()
+    import uvicorn
+
+    app = "prefect.server.api.server:create_app"
+    server = uvicorn.Server(uvicorn.Config(app, factory=True, lifespan="on", log_level="error"))
+    server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
+
+
+if __name__ == "__main__":
+    main()
