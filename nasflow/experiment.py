@@ -202,8 +202,9 @@ class CompressSettings(Settings):
 
 
 class RetrainSettings(Settings):
-    """How the survivors are trained in full, before one of them is shipped."""
+    """How survivors are trained in full before one is shipped: the picked ones, then others along the front."""
 
+    networks: Count = 3
     epochs: Count = 30
     seeds: Count = 1
     recipe: RecipeSettings = RecipeSettings()
@@ -396,6 +397,11 @@ def recipe_settings(
     return {**experiment.search.recipe.model_dump(exclude_none=True), **own, "epochs": section.epochs}
 
 
+def tracking_uri(experiment: Experiment, folder: Path) -> str:
+    """Where MLflow keeps the runs: what the experiment says, else a database beside the run's folder."""
+    return experiment.mlflow.uri or f"sqlite:///{folder.absolute().parent / 'mlflow.db'}"
+
+
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     """Read an experiment file, or one of the shipped ones by its name (`digits`), with `key=value` overrides.
 
@@ -407,7 +413,12 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
         yamlfile.override(raw, text)
     if raw.get("name") is None:
         raw["name"] = file.stem
-    return yamlfile.check(Experiment, raw, yamlfile.shown_path(file), texts)
+    return from_mapping(raw, yamlfile.shown_path(file), texts)
+
+
+def from_mapping(raw: Mapping[str, Any], source: str, overrides: Iterable[str] = ()) -> Experiment:
+    """The experiment said in a mapping with a file's keys; `source` begins its error messages. Raises FileError."""
+    return yamlfile.check(Experiment, raw, source, overrides)
 
 
 def dump(experiment: Experiment) -> str:

@@ -1,0 +1,137 @@
+"""A run's result in the terminal: the front, what compression did, what ships and why, and where everything is.
+
+Everything is read from the run's summary (what summary.json holds), whatever state the run is in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from nasflow.report import facts, words
+
+COLOURS = {"done": "green", "failed": "red", "infeasible": "red", "running": "yellow"}
+
+
+def summary(found: Mapping[str, Any], folder: Path, tracking: str, console: Console) -> None:
+    """Print a run's whole result. `folder` is where the run lies, `tracking` the address of its MLflow store."""
+    said = facts.plain(found)
+    for table in (stages(said), front(said), compression(said), deployed(said)):
+        if table.row_count:
+            console.print(table)
+    console.print(Text(words.answer(said), COLOURS.get(str(said.get("status")), "")))
+    console.print()
+    for name, place in places(said, folder, tracking).items():
+        # Paths and addresses stay whole, to be copied, however narrow the window is.
+        console.print(Text.assemble((f"{name:<13}", "bold"), place), soft_wrap=True)
+
+
+def stages(said: facts.Summary) -> Table:
+    """What each stage did, and how long it took."""
+    table = _table("Stages", "", _number("time"), "")
+    for name, stage in facts.table(said.get("stages")).items():
+        status = str(stage.get("status"))
+        table.add_row(
+            name,
+            Text(status, COLOURS.get(status, "dim")),
+            words.duration(facts.number(stage.get("seconds"))),
+            Text(str(stage.get("message") or "")),
+        )
+    return table
+
+
+def front(said: facts.Summary) -> Table:
+    """The networks that no other one beats in everything, the most accurate first."""
+    members, shipped = facts.front(said), facts.shipped(said)
+    asked = {goal.get("metric") for goal in facts.rows(said.get("objectives"))}
+    objectives = [metric for metric in facts.metrics(said) if metric.name in asked]
+    titles = (_number(objective.label) for objective in objectives)
+    table = _table("Front: no network tried beats these in everything", *titles, "")
+    for member in members:
+        notes = ["knee"] if member.knee else []
+        if shipped and facts.origin(said, shipped.name) == member.name:
+            notes.append("ships" if shipped.name == member.name else "origin of what ships")
+        amounts = (words.amount(o.name, member.metrics.get(o.name)) for o in objectives)
+        table.add_row(member.name, *amounts, ", ".join(notes), style="bold" if notes else None)
+    return table
+
+
+def compression(said: facts.Summary) -> Table:
+    """Every step of compression: kept or refused and why, with its numbers before and after."""
+    table = _table("Compression", "", "")
+    for step in facts.rows(said.get("compression")):
+        before, after = facts.numbers(step.get("before")), facts.numbers(step.get("after"))
+        changes = (
+            f"{facts.metric(name).label} {words.amount(name, before[name])} → {words.amount(name, after[name])}"
+            for name in before
+            if name in after
+        )
+        verdict = Text("kept", "green") if step.get("accepted") else Text("refused", "dim")
+        reason = Text(words.capital(str(step.get("reason") or "")))
+        table.add_row(
+            str(step.get("name")), verdict, Text("\n").join([reason, Text("; ".join(changes), "dim")])
+        )
+    return table
+
+
+def deployed(said: facts.Summary) -> Table:
+    """Every exported file: whether it ships, its errors, what it was measured to take on each device, its size."""
+    entries = facts.rows(said.get("deployed"))
+    devices = list(dict.fromkeys(device for entry in entries for device in facts.table(entry.get("latency"))))
+    titles = ["test error", "validation error", *(f"on {device}" for device in devices), "size"]
+    table = _table("Files, as measured", Column("", min_width=5), *(_number(title) for title in titles))
+    for entry in entries:
+        latency = facts.table(entry.get("latency"))
+        table.add_row(
+            str(entry.get("name")),
+            _standing(entry),
+            words.amount("error", facts.number(entry.get("test_error"))),
+            words.amount("error", facts.number(entry.get("validation_error"))),
+            *(
+                words.amount("latency_ms", facts.number(facts.table(latency.get(d)).get("p50_ms")))
+                for d in devices
+            ),
+            words.amount("size_kb", facts.number(entry.get("size_kb"))),
+            style="bold" if entry.get("shipped") else None,
+        )
+    return table
+
+
+def _standing(entry: Mapping[str, Any]) -> Text:
+    """Whether a file ships, and which limits it breaks."""
+    broken = [str(limit.get("metric")) for limit in facts.rows(entry.get("limits")) if not limit.get("holds")]
+    ships = Text("ships" if entry.get("shipped") else "")
+    return (
+        Text(", ").join([ships, Text(f"breaks {', '.join(broken)}", "red")][not ships :]) if broken else ships
+    )
+
+
+def places(said: facts.Summary, folder: Path, tracking: str) -> dict[str, str]:
+    """Where to find what came out: the shipped file, the report, the MLflow store, the run's folder."""
+    found = {}
+    shipped = next((entry for entry in facts.rows(said.get("deployed")) if entry.get("shipped")), None)
+    if shipped is not None:
+        found["shipped file"] = str(folder / str(shipped.get("file")))
+        found["all files"] = str(folder / "models")
+    if (folder / "report.html").is_file():
+        found["report"] = str(folder / "report.html")
+    found["MLflow"] = f"mlflow ui --backend-store-uri {tracking}"
+    found["run folder"] = str(folder)
+    return found
+
+
+def _number(title: str) -> Column:
+    return Column(title, justify="right", min_width=9, overflow="fold")
+
+
+def _table(title: str, *columns: Column | str) -> Table:
+    """A table whose first column stays in one piece however narrow the window is."""
+    made = Table(Column("", no_wrap=True), *columns, box=box.SIMPLE_HEAD)
+    made.title, made.title_justify, made.title_style = title, "left", "bold"
+    return made
