@@ -36,7 +36,11 @@ class Folder:
     folders: tuple[str, ...]
 
     def read(self, names: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-        return ((position, (self.path / name).read_bytes()) for position, name in enumerate(names))
+        for position, name in enumerate(names):
+            try:
+                yield position, (self.path / name).read_bytes()
+            except OSError as error:
+                raise _unreadable(self.path / name, error) from error
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,15 @@ def open_container(path: Path) -> Container:
 
 def stamp(path: Path) -> list[tuple[str, int, int]]:
     """(name, bytes, time of change in ns) of every file there is: changes when what is in there does."""
-    if path.is_dir():
-        stats = ((name, (path / name).stat()) for name in _list_folder(path).files)
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns)] if path.exists() else []
+    names = _list_folder(path).files if path.is_dir() else ("",)
+    stamps = []
+    for name in names:
+        try:
+            stat = (path / name).stat()
+        except OSError as error:
+            raise _unreadable(path / name, error) from error
+        stamps.append((name, stat.st_size, stat.st_mtime_ns))
+    return stamps
 
 
 def _list_folder(path: Path) -> Folder:
@@ -120,6 +129,10 @@ def _list_archive(path: Path) -> Archive:
 def _unpacked(path: Path) -> BinaryIO:
     packed = path.name.lower().endswith("gz")
     return cast(BinaryIO, gzip.open(path)) if packed else path.open("rb")
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path} cannot be read: {error.strerror}; mend or remove it, or correct data.path")
 
 
 def _damaged(path: Path, reason: str) -> DataError:

@@ -106,7 +106,7 @@ def _cache_key(settings: DataSettings, path: Path, *, test: bool) -> str:
 def _kept(file: Path) -> _Pictures | None:
     """What an earlier call kept; None where there is nothing, or nothing whole."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
             return _Pictures(arrays["x"], arrays["y"], tuple(about["classes"]), about["skipped"])
     except (FileNotFoundError, EOFError, KeyError, ValueError, zipfile.BadZipFile):

@@ -9,20 +9,22 @@ from PIL import Image
 Array = npt.NDArray[Any]
 
 
-def as_images(x: Array) -> Array:
-    """Any common array of images as (n, channels, height, width) of uint8 or float32; ValueError says why not.
+def channels_first(x: Array) -> Array:
+    """A view of any common array of images as (n, channels, height, width); ValueError says why there is none.
 
     Taken: (n, height, width); (n, height, width, 1 or 3); anything else with four axes is channels first.
-    Whole numbers must lie in 0..255; floats stay as they are.
     """
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.ndim == 4 and x.shape[3] in (1, 3) and x.shape[1] not in (1, 3):
-        x = x.transpose(0, 3, 1, 2)
-    if x.ndim != 4 or 0 in x.shape[1:]:
+    if x.ndim not in (3, 4) or 0 in x.shape[1:]:
         raise ValueError(
             f"expected images (n, height, width) or (n, channels, height, width), got {x.shape}; reshape them"
         )
+    if x.ndim == 3:
+        return x[:, None]
+    return x.transpose(0, 3, 1, 2) if x.shape[3] in (1, 3) and x.shape[1] not in (1, 3) else x
+
+
+def storable(x: Array) -> Array:
+    """The same numbers as uint8, if they are whole, or else float32; ValueError for others than 0..255."""
     if x.dtype.kind == "f":
         with np.errstate(over="ignore"):  # beyond float32 becomes infinite, which the reader counts
             return np.ascontiguousarray(x, dtype=np.float32)

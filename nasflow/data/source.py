@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nasflow.data.pixels import as_images, resized, with_channels
+from nasflow.data.pixels import channels_first, resized, storable, with_channels
 from nasflow.data.settings import DataSettings
 from nasflow.data.split import Indices, Labels
 from nasflow.data.values import Array, DataError
@@ -70,15 +70,19 @@ def from_arrays(
 
 
 def array_part(where: str, x: Array, y: Labels, settings: DataSettings) -> Part:
-    """The part that images in memory make, any layout that `as_images` takes."""
+    """The part that images in memory make, any layout that `channels_first` takes."""
     if x.ndim == 0 or len(x) != len(y):
         raise DataError(
             f"{where}: expected one label an image, got images of shape {x.shape} and {len(y)} labels"
         )
+    try:
+        x = channels_first(x)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
 
     def read(indices: Indices) -> Images:
         try:
-            images = as_images(x[indices])
+            images = storable(x[indices])
             if settings.channels is not None:
                 images = with_channels(images, settings.channels)
         except ValueError as error:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nasflow.data.pixels import as_images, resized, with_channels
+from nasflow.data.pixels import channels_first, resized, storable, with_channels
 
 
 @pytest.mark.parametrize(
@@ -20,24 +20,24 @@ from nasflow.data.pixels import as_images, resized, with_channels
 )
 def test_layouts_become_channels_first(shape, expected):
     x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    out = as_images(x)
-    assert out.shape == expected and out.dtype == np.uint8
+    out = channels_first(x)
+    assert out.shape == expected and np.shares_memory(out, x)
     if shape == (5, 8, 9, 3):
         assert np.array_equal(out[:, 2], x[..., 2])
 
 
-@pytest.mark.parametrize(("given", "kept"), [("i8", "u1"), ("u2", "u1"), ("f8", "f4"), ("f2", "f4"), ("f4", "f4")])
+@pytest.mark.parametrize(
+    ("given", "kept"), [("i8", "u1"), ("u2", "u1"), ("f8", "f4"), ("f2", "f4"), ("f4", "f4")]
+)
 def test_numbers_become_bytes_or_float32(given, kept):
     x = np.full((2, 3, 4), 9, given)
-    out = as_images(x)
+    out = storable(x)
     assert out.dtype == np.dtype(kept) and (out == 9).all()
 
 
 @pytest.mark.parametrize(
     "x",
     [
-        np.zeros((5, 64)),
-        np.zeros((5, 0, 8)),
         np.full((2, 4, 4), 256),
         np.full((2, 4, 4), -1),
         np.zeros((2, 4, 4), complex),
@@ -45,15 +45,27 @@ def test_numbers_become_bytes_or_float32(given, kept):
         np.zeros((2, 4, 4), bool),
     ],
 )
-def test_anything_else_is_refused_with_what_to_do(x):
-    with pytest.raises(ValueError, match=r"expected .*, got .*; (reshape|convert) them"):
-        as_images(x)
+def test_other_numbers_are_refused_with_what_to_do(x):
+    with pytest.raises(ValueError, match=r"expected .*, got .*; convert them"):
+        storable(x)
+
+
+@pytest.mark.parametrize("shape", [(5,), (5, 64), (5, 0, 8), (5, 1, 8, 8, 2)])
+def test_other_layouts_are_refused_with_what_to_do(shape):
+    with pytest.raises(ValueError, match=r"expected images .*, got .*; reshape them"):
+        channels_first(np.zeros(shape))
+
+
+def test_what_does_not_fit_float32_becomes_infinite_without_a_warning():
+    assert np.isinf(storable(np.full((1, 2, 2), 1e300))).all()
 
 
 def test_grey_and_colour_become_each_other_as_in_pillow():
     colour = np.random.default_rng(0).integers(0, 256, (4, 3, 5, 6), dtype=np.uint8)
     grey = with_channels(colour, 1)
-    pillow = np.stack([np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L")) for image in colour])
+    pillow = np.stack(
+        [np.asarray(Image.fromarray(image.transpose(1, 2, 0)).convert("L")) for image in colour]
+    )
     assert np.abs(grey[:, 0].astype(int) - pillow).max() <= 1
     assert np.array_equal(with_channels(grey, 3), np.repeat(grey, 3, axis=1))
     assert with_channels(colour, 3) is colour

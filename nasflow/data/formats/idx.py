@@ -3,6 +3,7 @@
 import gzip
 import math
 import re
+import struct
 import zlib
 
 import numpy as np
@@ -57,13 +58,16 @@ def _array(container: Container, name: str) -> Array:
     # Two zeros, the number type, the number of axes; then the length of each axis, four bytes, highest first.
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _TYPES:
         raise DataError(
-            f"{name}: expected an IDX file, which begins with 0 0, got {content[:4].hex(' ')}; fetch it again"
+            f"{name}: expected an IDX file, which begins with 0 0, got {content[:4].hex(' ') or 'nothing'};"
+            " fetch it again"
         )
-    start = 4 + 4 * content[3]
-    shape = tuple(int(axis) for axis in np.frombuffer(content[4:start], dtype=">u4"))
-    dtype = np.dtype(_TYPES[content[2]])
+    axes, dtype = content[3], np.dtype(_TYPES[content[2]])
+    start = 4 + 4 * axes
+    if len(content) < start:
+        raise DataError(f"{name}: expected a header of {start} bytes, got {len(content)}; fetch it again")
+    shape = struct.unpack(f">{axes}I", content[4:start])
     expected = start + math.prod(shape) * dtype.itemsize
-    if len(shape) != content[3] or len(content) != expected:
+    if len(content) != expected:
         raise DataError(
             f"{name}: expected {expected} bytes for an array of {shape}, got {len(content)}; fetch it again"
         )

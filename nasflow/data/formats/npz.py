@@ -1,6 +1,9 @@
 """A NumPy .npz file of images and labels: one's own, the MNIST file that Keras uses, MedMNIST."""
 
+import contextlib
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,22 +56,29 @@ def _arrays(path: Path, names: tuple[str, str]) -> tuple[Array, Array]:
     with _open(path) as file:
         try:
             return file[names[0]], file[names[1]]
-        except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise DataError(
                 f"{path}: expected plain arrays in {' and '.join(names)}, got {error};"
                 " save numbers, not Python objects"
             ) from error
 
 
-def _open(path: Path) -> np.lib.npyio.NpzFile:
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
-        file = np.load(path, allow_pickle=False)
+        stream = path.open("rb")
     except FileNotFoundError as error:
         raise DataError(f"expected an .npz file, but {path} does not exist; correct data.path") from error
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"expected an .npz file, got {path}: {error}") from error
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise DataError(
-            f"expected an .npz file with images and labels, got one array in {path}; use np.savez"
-        )
-    return file
+    except OSError as error:
+        raise DataError(f"expected an .npz file, but {path} cannot be opened: {error.strerror}") from error
+    with stream:  # opened here, since np.load leaves a file open that turns out to be something else
+        try:
+            file = np.load(stream, allow_pickle=False)
+        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise DataError(f"expected an .npz file, got {path}: {error}") from error
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise DataError(
+                f"expected an .npz file with images and labels, got one array in {path}; use np.savez"
+            )
+        with file:
+            yield file
