@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from nasflow.errors import NasflowError, Unavailable
-from nasflow.pool import InProcess, Pool, Result, Train
+from nasflow.pool import InProcess, Pool, Result, Train, attempt
 from nasflow.space import Point, point_key
 from nasflow.study import Metrics, Proposal, Study, Trial
 
@@ -89,11 +89,12 @@ def run(
     if batch < 1 or trials < 1:
         raise ValueError(f"expected at least one trial and a batch of at least one, got {trials} and {batch}")
     batch_numbers = _replay(study, strategy)
+    failed_before = study.counts["failed"]
     while True:
         _finish(study, batch_numbers, evaluate, pool, observers)
         if batch_numbers:
             strategy.tell([study.trials[number] for number in batch_numbers])
-        _give_up_if_hopeless(study)
+        _give_up_if_hopeless(study, failed_before, trials)
         left = trials - study.spent
         if left <= 0:
             return Outcome(True, f"{study.spent} trials trained")
@@ -121,11 +122,13 @@ def _replay(study: Study, strategy: Strategy) -> tuple[int, ...]:
         recorded = [study.trials[number] for number in ask.numbers]
         same = [point_key(a.point) == point_key(b.point) for a, b in zip(proposals, recorded, strict=False)]
         drifted = drifted or not all(same) or len(proposals) < len(recorded)
-        if index == len(study.asks) - 1:
-            if all(same) and len(proposals) > len(recorded):  # a kill came between two of its records
-                study.complete(index, proposals[len(recorded) :])
-            break
-        strategy.tell(recorded)
+        last, surplus = index == len(study.asks) - 1, proposals[len(recorded) :]
+        if surplus and last and all(same):  # a kill came between two of its records
+            study.complete(index, surplus)
+        elif surplus:  # all that is asked must be told; what the record lacks, as failed
+            strategy.tell([Trial(-1, proposal.point, state="failed") for proposal in surplus])
+        if not last:
+            strategy.tell(recorded)
     if drifted:
         log.warning(
             "the strategy asked otherwise when the record was replayed (another version or machine?); "
@@ -148,8 +151,17 @@ def _finish(
         for observer in observers:
             observer(trial)
 
-    known: dict[int, Metrics] = {}
+    known: dict[int, Trial] = {}  # trials still to be trained, with the metrics known so far
     copies: list[tuple[Trial, int]] = []  # duplicates, and the number of their original in this same batch
+
+    def learn(trial: Trial, result: Result) -> None:
+        trial = _judged(study, trial, result)
+        if trial.state == "pending":
+            known[trial.number] = trial
+        else:
+            known.pop(trial.number, None)
+            end(trial)
+
     for trial in (study.trials[number] for number in numbers):
         if trial.state != "pending":
             continue
@@ -159,46 +171,46 @@ def _finish(
         elif original is not None:
             end(_duplicate(trial, original))
         else:
-            known[trial.number] = {**evaluate.cheap(trial.point), **trial.metrics}
-            if study.violation(known[trial.number]):
-                end(_refused(study, trial, known.pop(trial.number)))
+            learn(trial, attempt(lambda trial: evaluate.cheap(trial.point), trial))
     if evaluate.measure is not None:
-        fresh = [study.trials[number] for number in known if not study.trials[number].metrics]
+        fresh = [trial for trial in known.values() if not study.trials[trial.number].metrics]
         start = time.perf_counter()
         answers = evaluate.measure(fresh) if fresh else ()
         seconds = (time.perf_counter() - start) / max(1, len(fresh))
+        away = [answer for answer in answers if isinstance(answer, Unavailable)]
         for trial, answer in zip(fresh, answers, strict=True):
             if isinstance(answer, Unavailable):
-                raise answer
-            if isinstance(answer, Exception):
-                known.pop(trial.number)
-                reason = f"{type(answer).__name__}: {answer}"
-                end(replace(trial, state="failed", error=reason, seconds=seconds))
                 continue
-            known[trial.number] = {**known[trial.number], **answer}
-            trial = study.note(trial.number, known[trial.number])
-            if study.violation(trial.metrics):
-                end(_refused(study, trial, known.pop(trial.number)))
-    for result in pool.results(evaluate.train, [study.trials[number] for number in known]):
-        end(_trained(study, study.trials[result.number], known[result.number], result))
+            if isinstance(answer, Exception):
+                learn(trial, Result(trial.number, None, f"{type(answer).__name__}: {answer}", seconds))
+                continue
+            study.note(trial.number, {**trial.metrics, **answer})
+            learn(trial, Result(trial.number, answer, None, seconds))
+        if away:
+            raise away[0]
+    for result in pool.results(evaluate.train, list(known.values())):
+        end(_judged(study, known[result.number], result, trained=True))
     for trial, number in copies:
         end(_duplicate(trial, study.trials[number]))
 
 
-def _refused(study: Study, trial: Trial, known: Metrics) -> Trial:
-    return replace(trial, state="refused", metrics=known, error=study.overstepped(known))
-
-
-def _trained(study: Study, trial: Trial, known: Metrics, result: Result) -> Trial:
+def _judged(study: Study, trial: Trial, result: Result, *, trained: bool = False) -> Trial:
+    """The trial with what one more step found out: still pending if that was neither the end of it nor the last."""
+    trial = replace(trial, seconds=trial.seconds + result.seconds)
     if result.metrics is None:
-        return replace(trial, state="failed", metrics=known, error=result.error, seconds=result.seconds)
-    metrics = {**known, **result.metrics}
-    bad = [o.metric for o in study.objectives if not math.isfinite(metrics.get(o.metric, math.nan))]
-    if bad:
-        reason = ", ".join(f"{metric} is {metrics.get(metric, 'missing')}" for metric in bad)
-        return replace(trial, state="failed", metrics=known, error=reason, seconds=result.seconds)
+        return replace(trial, state="failed", error=result.error)
+    metrics = {**trial.metrics, **result.metrics}
     finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    return replace(trial, state="done", metrics=finite, seconds=result.seconds)
+    trial = replace(trial, metrics=finite)
+    wanted = [o.metric for o in study.objectives if trained or o.metric in metrics]
+    broken = [f"{name} is {metrics.get(name, 'missing')}" for name in wanted if name not in finite]
+    if broken:
+        return replace(trial, state="failed", error=", ".join(broken))
+    if trained:
+        return replace(trial, state="done")
+    if study.violation(finite):
+        return replace(trial, state="refused", error=study.overstepped(finite))
+    return trial
 
 
 def _duplicate(trial: Trial, original: Trial) -> Trial:
@@ -208,8 +220,10 @@ def _duplicate(trial: Trial, original: Trial) -> Trial:
     return replace(trial, state="duplicate", metrics=original.metrics, error=reason)
 
 
-def _give_up_if_hopeless(study: Study) -> None:
-    if study.counts["failed"] >= HOPELESS and study.counts["done"] == 0:
+def _give_up_if_hopeless(study: Study, failed_before: int, trials: int) -> None:
+    """Raise if nothing ever worked: every run that goes on with such a study gets a few tries of its own."""
+    tries = study.counts["failed"] - failed_before
+    if study.counts["done"] == 0 and (tries >= HOPELESS or study.spent >= trials):
         failed = [trial.error or "" for trial in study.trials if trial.state == "failed"]
         reason, times = Counter(failed).most_common(1)[0]
         raise SearchError(f"all {len(failed)} trials so far failed, {times} of them with: {reason}")
@@ -222,18 +236,6 @@ def _standing_in_the_way(study: Study, trials: int) -> str:
         f"{study.spent} of {trials} trials were trained when {len(study.trials)} had been proposed "
         f"({counts['refused']} refused, {counts['duplicate']} duplicates)"
     )
-    refused = [trial for trial in study.trials if trial.state == "refused"]
-    if len(refused) < counts["duplicate"]:
+    if counts["refused"] < counts["duplicate"]:
         return f"{head}: the space holds few other points"
-    best = [
-        f"{o.metric} must be {'at most' if o.goal == 'min' else 'at least'} {o.limit:.6g}, "
-        f"best seen {_best(o.metric, o.goal, study.trials):.6g}"
-        for o in study.objectives
-        if o.limit is not None and any(o.violation(trial.metrics) > 0 for trial in refused)
-    ]
-    return f"{head}: {'; '.join(best)}. Loosen the limit or widen the space"
-
-
-def _best(metric: str, goal: str, trials: Sequence[Trial]) -> float:
-    values = [trial.metrics[metric] for trial in trials if metric in trial.metrics]
-    return min(values) if goal == "min" else max(values)
+    return f"{head}: {study.obstacles()}. Loosen a limit or widen the space"

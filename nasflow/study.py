@@ -112,9 +112,10 @@ class Study:
         self._record = record
         self._trials, self._asks = record.load() if record is not None else ([], [])
         self._states = Counter(trial.state for trial in self._trials)
-        self._first: dict[str, int] = {}  # key of a point and fidelity -> number of the first trial with it
+        self._firsts: list[int] = []  # for each trial the number of the first one with its meaning and fidelity
+        self._seen: dict[str, int] = {}
         for trial in self._trials:
-            self._first.setdefault(self._key(trial), trial.number)
+            self._remember(trial)
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -174,6 +175,16 @@ class Study:
             if o.limit is not None and o.violation(metrics) > 0
         )
 
+    def obstacles(self) -> str:
+        """In words, every limit that some trial overstepped, with the best value seen of its metric."""
+        said = []
+        for o in self.objectives:
+            values = [trial.metrics[o.metric] for trial in self._trials if o.metric in trial.metrics]
+            if any(o.violation({o.metric: value}) > 0 for value in values):
+                bound, best = ("at most", min(values)) if o.goal == "min" else ("at least", max(values))
+                said.append(f"{o.metric} must be {bound} {o.limit:.6g}, best seen {best:.6g}")
+        return "; ".join(said)
+
     def add(self, proposals: Sequence[Proposal], count: int) -> list[Trial]:
         """Number the answer to one ask of `count` proposals and record it."""
         ask, numbers = len(self._asks), range(len(self._trials), len(self._trials) + len(proposals))
@@ -202,7 +213,7 @@ class Study:
         for trial in trials:
             self._trials.append(trial)
             self._states[trial.state] += 1
-            self._first.setdefault(self._key(trial), trial.number)
+            self._remember(trial)
         return trials
 
     def note(self, number: int, metrics: Metrics) -> Trial:
@@ -230,11 +241,12 @@ class Study:
 
     def original(self, trial: Trial) -> Trial | None:
         """The earlier trial with the same meaning and fidelity, if there is one."""
-        first = self._first[self._key(trial)]
+        first = self._firsts[trial.number]
         return self._trials[first] if first < trial.number else None
 
-    def _key(self, trial: Trial) -> str:
-        return f"{self.space.key(trial.point)}@{trial.fidelity:.6g}"
+    def _remember(self, trial: Trial) -> None:
+        key = f"{self.space.key(trial.point)}@{trial.fidelity:.6g}"
+        self._firsts.append(self._seen.setdefault(key, trial.number))
 
     def _pending(self, number: int) -> Trial:
         if not 0 <= number < len(self._trials):

@@ -1,0 +1,146 @@
+"""Networks said in data: which point of which space, what was pruned from it, in which precision.
+
+So that a record, another process or a later version can build them again without unpickling code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nasflow import names
+from nasflow.compression import prune
+from nasflow.errors import NasflowError
+from nasflow.space import Point, Scalar, Space
+
+
+@dataclass(frozen=True)
+class Part:
+    """One factor of a product of spaces: its name in experiment files and its settings."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How points become networks for one task: the product of `parts` for inputs of `shape`
+    (channels, height, width) and this many classes. Small and picklable: workers get it whole.
+
+    A user's own `model` is a space of its own with a single point.
+    """
+
+    parts: tuple[Part, ...]
+    shape: tuple[int, int, int]
+    classes: int
+    model: Part | None = None
+    weights: Path | None = None
+
+    def space(self) -> Space:
+        """The product of the spaces of all parts."""
+        whole = Space(())
+        for part in self.parts:
+            module = names.resolve("space", part.name)
+            given = (self.shape, self.classes) if hasattr(module, "build") else ()
+            whole = whole * names.call("space", part.name, module.space, *given, **part.arguments)
+        return whole
+
+    def build(self, point: Mapping[str, Scalar]) -> nn.Module:
+        """The network that `point` means, with fresh weights, or the user's own weights where there are any."""
+        if self.model is not None:
+            return self._own()
+        for part in self.parts:
+            module = names.resolve("space", part.name)
+            if hasattr(module, "build"):
+                network: nn.Module = module.build(point, self.shape, self.classes)
+                return network
+        raise NasflowError(f"none of {[part.name for part in self.parts]} builds networks; mobile does")
+
+    def _own(self) -> nn.Module:
+        assert self.model is not None
+        make = names.resolve("model", self.model.name)
+        network = names.call("model", self.model.name, make, **self.model.arguments)
+        if not isinstance(network, nn.Module):
+            raise NasflowError(
+                f"model {self.model.name!r}: expected a function that returns a torch.nn.Module, "
+                f"got {type(network).__name__}"
+            )
+        if self.weights is not None:
+            load_weights(network, self.weights)
+        return network
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of a run: `policy` says what was pruned from the point's, `int8` that its file is quantised.
+
+    `parent` names the network that it was compressed from, `weights` its trained ones.
+    """
+
+    name: str
+    point: Point
+    policy: Point = field(default_factory=dict)
+    int8: bool = False
+    parent: str | None = None
+    weights: Path | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "weights": str(self.weights) if self.weights else None}
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> Network:
+        return cls(**{**said, "weights": Path(said["weights"]) if said["weights"] else None})
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """The network with its weights loaded if it has any."""
+        network = architecture.build(self.point)
+        if self.policy:
+            network = prune.apply(self.policy, network, architecture.shape)
+        if self.weights is not None:
+            load_weights(network, self.weights)
+        return network
+
+
+def load_weights(network: nn.Module, file: Path) -> None:
+    """Put the state dict in `file` into `network`; an error says what does not fit. Nothing is unpickled."""
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        network.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise NasflowError(f"no weights at {file}") from error
+    except Exception as error:
+        raise NasflowError(f"{file}: expected the state dict of this network: {error}") from error
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """How pruning policies become networks: `parent` with its trained weights, less what the policy removes."""
+
+    architecture: Architecture
+    parent: Network
+    round_to: int
+    keep: tuple[float, ...]
+    protect: tuple[str, ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the inputs: (channels, height, width)."""
+        return self.architecture.shape
+
+    def space(self) -> Space:
+        """Every channel group's share to keep, and every block that can go."""
+        return prune.space(
+            self.parent.build(self.architecture),
+            self.architecture.shape,
+            round_to=self.round_to,
+            keep=self.keep,
+            protect=self.protect,
+        )
+
+    def build(self, policy: Mapping[str, Scalar]) -> nn.Module:
+        return prune.apply(dict(policy), self.parent.build(self.architecture), self.architecture.shape)

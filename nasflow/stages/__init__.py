@@ -1,0 +1,47 @@
+"""The chain, stage by stage: each a plain function of a run that returns at once if its work is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nasflow.loop import Observer
+from nasflow.stages.compress import compress
+from nasflow.stages.define import define
+from nasflow.stages.deploy import deploy
+from nasflow.stages.report import report
+from nasflow.stages.retrain import retrain
+from nasflow.stages.run import STAGES, Infeasible, Notify, Run, RunError, open_run, silent
+from nasflow.stages.search import search
+from nasflow.stages.summary import summarise
+
+__all__ = [
+    "STAGES",
+    "Infeasible",
+    "Notify",
+    "Run",
+    "RunError",
+    "compress",
+    "define",
+    "deploy",
+    "open_run",
+    "report",
+    "retrain",
+    "search",
+    "silent",
+    "summarise",
+]
+
+
+def pipeline(run: Run, *, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+    """All stages in their order; returns the summary, which is on disk after every stage, failed ones too."""
+    try:
+        define(run)
+        search(run, observers=observers)
+        compress(run)
+        retrain(run)
+        deploy(run)
+    finally:
+        summarise(run)
+    report(run)
+    return summarise(run)

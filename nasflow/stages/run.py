@@ -1,0 +1,240 @@
+"""A run folder: what it is to do, what is done, and the lock that keeps it to one process.
+
+    experiment.yaml          what was asked for, every default spelt out
+    study.journal            every trial of the search (an Optuna journal)
+    trials/NNNNN/            exported candidate, its latency, its trained weights
+    stages/<stage>.json      the result of each finished stage
+    compress/, retrain/      networks on their way
+    choice.json              what is shipped and why, written before the test data is opened
+    models/<name>/           model.onnx, certificate.json
+    summary.json, report.html
+
+Every file is whole or absent, so whatever is there can be trusted and whatever is not is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from nasflow import data as datasets
+from nasflow import device as devices
+from nasflow.errors import NasflowError
+from nasflow.experiment import Experiment, dump, objectives
+from nasflow.files import locked, read_json, sweep, write_json, write_text
+from nasflow.network import Architecture, Part
+from nasflow.record import open_record
+from nasflow.study import Objective, Study
+
+STAGES = ("define", "search", "compress", "retrain", "deploy", "report")
+TRAINING_MEMORY = "training_memory_mb"
+
+Notify = Callable[[str, int, int, str], None]
+"""Called with a stage, how much of it is done, of how much, and a few words."""
+
+
+def silent(stage: str, done: int, total: int, message: str) -> None:
+    """A Notify that says nothing."""
+
+
+class RunError(NasflowError):
+    """A run that cannot be carried out in this folder."""
+
+
+class Infeasible(NasflowError):
+    """Nothing keeps all limits; the message names the limit in the way and the best seen."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment in one folder, held by this process."""
+
+    experiment: Experiment
+    folder: Path
+    notify: Notify = silent
+
+    @cached_property
+    def data(self) -> datasets.Data:
+        """Train and validation data; the test data is not here."""
+        loaded = datasets.load(self.experiment.data, cache=self.cache)
+        defined = self.done("define")
+        if defined is not None and defined["data"]["sha256"] != loaded.sha256:
+            raise RunError(
+                f"{self.folder}: the data have changed since this run began "
+                f"(sha256 {defined['data']['sha256'][:12]} then, {loaded.sha256[:12]} now). "
+                "Bring the old data back, use --fresh to start anew or --out for another folder"
+            )
+        return loaded
+
+    @cached_property
+    def folds(self) -> tuple[datasets.Data, ...]:
+        """The data by which candidates are judged: one holdout, or as many folds as the experiment says."""
+        k = self.experiment.data.folds
+        return (self.data,) if k == 1 else tuple(self.data.folds(k, self.experiment.seed))
+
+    @property
+    def cache(self) -> Path:
+        """Where decoded data sets are kept, shared by all runs side by side."""
+        return self.folder.parent / "cache"
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        own = self.experiment.model
+        return Architecture(
+            parts=tuple(Part(part.name, dict(part.arguments)) for part in self.experiment.space),
+            shape=self.data.shape,
+            classes=len(self.data.classes),
+            model=Part(own.name, dict(own.arguments)) if own else None,
+            weights=Path(own.weights) if own and own.weights else None,
+        )
+
+    @cached_property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The experiment's objectives and limits, and that a training must fit into a worker's memory."""
+        cap = Objective(TRAINING_MEMORY, limit=float(self.memory_mb), optimise=False)
+        return (*objectives(self.experiment), cap)
+
+    @cached_property
+    def devices(self) -> list[devices.Device]:
+        return [devices.connect(devices.load_profile(name)) for name in self.experiment.devices]
+
+    @property
+    def workers(self) -> int:
+        asked = self.experiment.search.workers
+        return cores() if asked == "auto" else asked
+
+    @property
+    def memory_mb(self) -> int:
+        """What one worker may hold: an equal share of most of the machine's memory, if nothing else was asked."""
+        asked = self.experiment.search.memory_mb
+        if asked != "auto":
+            return asked
+        return int(0.8 * psutil.virtual_memory().total / 2**20 / self.workers)
+
+    def study(self) -> Study:
+        """The search's study, opened from its record."""
+        space = self.architecture.space()
+        record = open_record(self.folder / "study.journal", self.experiment.name, space, self.objectives)
+        return Study(space, self.objectives, record)
+
+    def settings(self, stage: str) -> dict[str, Any]:
+        """What a stage's result depends on: its own settings, and those of all stages before it."""
+        whole = self.experiment.model_dump(mode="json")
+        parts = {
+            "define": ["data", "space", "model", "point", "devices", "objectives", "limits", "seed"],
+            "search": ["search"],
+            "compress": ["compress"],
+            "retrain": ["retrain"],
+            "deploy": ["deploy"],
+            "report": [],
+        }
+        until = STAGES.index(stage) + 1
+        found = {key: whole[key] for one in STAGES[:until] for key in parts[one]}
+        if "search" in found:
+            machine = ("workers", "deadline_s", "memory_mb")  # where it runs does not change what comes out
+            found["search"] = {key: value for key, value in found["search"].items() if key not in machine}
+        return found
+
+    def key(self, stage: str) -> str:
+        """Eight hexadecimal digits that name the settings of a stage: folders carry them, so that a result
+        of other settings is never taken for this one's."""
+        return hashlib.sha256(json.dumps(self.settings(stage), sort_keys=True).encode()).hexdigest()[:8]
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """The result of a finished stage; None if it is still to be done, or was done with other settings."""
+        file = self.folder / "stages" / f"{stage}.json"
+        if not file.exists():
+            return None
+        result: dict[str, Any] = read_json(file)
+        return result if result.get("key") == self.key(stage) else None
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """The result of a stage that this one rests on."""
+        found = self.done(stage)
+        if found is None:
+            raise RunError(f"{self.folder}: {stage} comes first; run the whole pipeline, or nasflow {stage}")
+        return found
+
+    def carry_out(self, stage: str, work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Do the work of a stage unless it is done, and write down its result.
+
+        `work` returns the result, with a `message` in a user's words. A stage that fails leaves its reason in
+        failure.json for `summary`.
+        """
+        found = self.done(stage)
+        if found is not None:
+            self.notify(stage, 1, 1, found["message"])
+            return found
+        failure = self.folder / "failure.json"
+        failure.unlink(missing_ok=True)
+        start = time.perf_counter()
+        self.notify(stage, 0, 1, "")
+        try:
+            result = dict(work())
+        except NasflowError as error:
+            write_json(
+                failure,
+                {"stage": stage, "message": str(error), "infeasible": isinstance(error, Infeasible)},
+            )
+            raise
+        seconds = time.perf_counter() - start
+        result = {"key": self.key(stage), "seconds": seconds, **result}
+        write_json(self.folder / "stages" / f"{stage}.json", result)
+        self.notify(stage, 1, 1, result["message"])
+        return result
+
+
+@contextlib.contextmanager
+def open_run(
+    experiment: Experiment, folder: Path, *, fresh: bool = False, wait: bool = False, notify: Notify = silent
+) -> Iterator[Run]:
+    """Hold `folder` for this experiment. `fresh` empties it first; `wait` waits for another process to leave it.
+
+    Settings of later stages may change between runs: those stages are done again. A search cannot be continued
+    with other settings than it began with, except for more trials.
+    """
+    with locked(folder / "lock", wait=wait):
+        if fresh:
+            for path in folder.iterdir():
+                if path.name != "lock":
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        sweep(folder)
+        run = Run(experiment, folder, notify)
+        _check_same_search(run)
+        write_text(folder / "experiment.yaml", dump(experiment))
+        yield run
+
+
+def _check_same_search(run: Run) -> None:
+    """A recorded search goes on only with the settings it began with; more trials are welcome."""
+    began = run.folder / "stages" / "begun.json"
+    now = run.settings("search")
+    now["search"] = {key: value for key, value in now["search"].items() if key != "trials"}
+    if not began.exists():
+        write_json(began, now)
+        return
+    then = read_json(began)
+    if then != now:
+        differing = sorted(key for key in now if now[key] != then.get(key))
+        raise RunError(
+            f"{run.folder} holds a search with other settings for {', '.join(differing)}. "
+            "Use --fresh to start anew or --out for another folder"
+        )
+
+
+def cores() -> int:
+    """Processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

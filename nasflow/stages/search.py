@@ -1,0 +1,88 @@
+"""The search stage: networks proposed, counted, measured and trained until the budget is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nasflow import experiment as experiments
+from nasflow import names
+from nasflow.evaluators.accuracy import Accuracy
+from nasflow.evaluators.counts import Counts
+from nasflow.evaluators.latency import MeasuredLatency
+from nasflow.loop import Evaluate, Observer, Strategy
+from nasflow.loop import run as search_loop
+from nasflow.pool import Processes
+from nasflow.space import Space
+from nasflow.stages.run import Infeasible, Run
+from nasflow.study import Objective, Study, Trial
+from nasflow.training import Recipe
+
+BATCH_PER_WORKER = 4  # enough to even out long and short trainings, and to share a device's start-up
+
+
+def search(run: Run, *, observers: Sequence[Observer] = ()) -> dict[str, Any]:
+    """Spend the trials of the experiment; every finished one is shown to the observers.
+
+    Raises Infeasible if no network keeps all limits.
+    """
+    return run.carry_out("search", lambda: _search(run, observers))
+
+
+def strategy(run: Run, space: Space, objectives: Sequence[Objective]) -> Strategy:
+    """The experiment's strategy for a space, seeded by the experiment."""
+    chosen = run.experiment.search.strategy
+    make = names.resolve("strategy", chosen.name)
+    made: Strategy = names.call(
+        "strategy", chosen.name, make, space, objectives, seed=run.experiment.seed, **chosen.arguments
+    )
+    return made
+
+
+def recipe(run: Run, stage: str) -> Recipe:
+    """How networks are trained in a stage."""
+    return Recipe(**experiments.recipe_settings(run.experiment, stage))
+
+
+def evaluation(run: Run) -> Evaluate:
+    """Counted by arithmetic, then measured on every device, then trained."""
+    trials = run.folder / "trials"
+    return Evaluate(
+        train=Accuracy(run.architecture, run.folds, recipe(run, "search"), trials, run.experiment.seed),
+        cheap=Counts(run.architecture, recipe(run, "search").batch_size),
+        measure=MeasuredLatency(run.devices, run.architecture, trials),
+    )
+
+
+def _search(run: Run, observers: Sequence[Observer]) -> dict[str, Any]:
+    study, settings = run.study(), run.experiment.search
+    total = 1 if study.space.size == 1 else settings.trials
+
+    def show(trial: Trial) -> None:
+        run.notify("search", min(study.spent, total - 1), total, _words(study, trial))
+
+    pool = Processes(run.workers, deadline_s=settings.deadline_s, memory_mb=run.memory_mb)
+    try:
+        outcome = search_loop(
+            study,
+            strategy(run, study.space, study.objectives),
+            evaluation(run),
+            pool,
+            trials=total,
+            batch=BATCH_PER_WORKER * run.workers if settings.batch == "auto" else settings.batch,
+            observers=(show, *observers),
+        )
+    finally:
+        pool.close()
+    if not study.front:
+        why = study.obstacles() or outcome.message
+        raise Infeasible(f"no network keeps every limit: {why}. Loosen a limit or widen the space")
+    found = f"{len(study.front)} networks on the front"
+    return {"message": found if outcome.complete else f"{found}; {outcome.message}", "trials": study.counts}
+
+
+def _words(study: Study, trial: Trial) -> str:
+    if trial.state != "done":
+        return f"trial {trial.number} {trial.state}: {trial.error}"
+    best = min(t.metrics["error"] for t in study.trials if t.state == "done")
+    return f"best error {best:.2%}, {len(study.front)} on the front"
