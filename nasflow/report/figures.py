@@ -40,7 +40,8 @@ class Scale:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             rounds = [float(f"{factor}e{power}") for power in powers for factor in (1, 2, 5)]
             inside = [value for value in rounds if self.low <= value <= self.high]
-            return inside[:: 1 + (len(inside) - 1) // (2 * count)]
+            if len(inside) > 2:  # else the span is too short for multiples, and steps are as round
+                return inside[:: 1 + (len(inside) - 1) // (2 * count)]
         rough = (self.high - self.low) / count
         power: float = 10.0 ** math.floor(math.log10(rough))
         step = next((factor * power for factor in (1, 2, 5) if factor * power >= rough), 10 * power)

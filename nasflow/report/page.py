@@ -90,7 +90,8 @@ def _maybe(value: object, form: Any) -> str:
 
 def _href(path: object) -> str:
     """A link to a file of the run folder; no text can turn it into a link to elsewhere or into a script."""
-    return "./" + quote(str(path).replace("\\", "/").lstrip("/"))
+    parts = [part for part in str(path).replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    return "./" + quote("/".join(parts))
 
 
 def _front(summary: Summary) -> dict[str, Any]:
@@ -182,9 +183,7 @@ def _choices(members: Sequence[Network]) -> dict[str, Any]:
 
 def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
     """The shipped file's figures: (what, value, small print)."""
-    entry = next((one for one in facts.rows(summary.get("deployed")) if one.get("shipped")), None)
-    if entry is None:
-        return []
+    entry = words.shipped_entry(summary)
     tiles = []
     test, validation = facts.number(entry.get("test_error")), facts.number(entry.get("validation_error"))
     if test is not None:
@@ -210,7 +209,10 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
 
 def _warnings(summary: Summary) -> list[str]:
     """What a reader must know before trusting the answer."""
-    found = [f"Limit violated. {text}." for text in words.broken(summary)]
+    others = [entry for entry in facts.rows(summary.get("deployed")) if not entry.get("shipped")]
+    found = [
+        f"{entry.get('name')} violates a limit. {text}" for entry in others for text in words.broken(entry)
+    ]
     for name, stage in facts.table(summary.get("stages")).items():
         if facts.table(stage).get("status") == "failed":
             found.append(
@@ -268,6 +270,7 @@ def _compression(summary: Summary) -> dict[str, Any]:
     names = {
         name: None for step in steps for side in ("before", "after") for name in facts.numbers(step.get(side))
     }
+    known = {one.name: one for one in facts.metrics(summary)}
     columns = sorted(names, key=lambda name: (not name.startswith("latency_ms"), name != "error"))
     table = []
     for step in steps:
@@ -275,27 +278,30 @@ def _compression(summary: Summary) -> dict[str, Any]:
         table.append(
             {
                 **step,
-                "cells": [_change(name, before.get(name), after.get(name)) for name in columns],
+                "cells": [
+                    _change(known.get(name, facts.metric(name)), before.get(name), after.get(name))
+                    for name in columns
+                ],
                 "policy": list(_flat(facts.table(step.get("policy")))),
             }
         )
     return {"columns": columns, "steps": table, "accepted": sum(bool(step.get("accepted")) for step in steps)}
 
 
-def _change(name: str, before: float | None, after: float | None) -> dict[str, str]:
+def _change(one: Metric, before: float | None, after: float | None) -> dict[str, str]:
     """One metric before and after a step: both numbers, the change, and whether it is for the better."""
     change, news = "", ""
     if before is not None and after is not None:
-        news = "good" if after < before else "bad" if after > before else ""
-        if facts.metric(name).unit == "%":
+        news = "good" if one.better(after, before) else "bad"
+        if one.unit == "%":
             change = f"{100 * (after - before):+.1f} points"
             news = "" if change[1:] == "0.0 points" else news
         elif before > 0:
             change = f"{after / before:.2f}×"
             news = "" if change == "1.00×" else news
     return {
-        "before": words.amount(name, before),
-        "after": words.amount(name, after),
+        "before": words.amount(one.name, before),
+        "after": words.amount(one.name, after),
         "change": change,
         "news": news,
     }
@@ -322,7 +328,7 @@ def _search(summary: Summary) -> dict[str, Any]:
         "counts": told,
         "failures": sorted(facts.numbers(trials.get("failures")).items(), key=lambda pair: -pair[1]),
         "hypervolume": Markup(figure),
-        "volume": curve[-1][1] if curve else None,
+        "volume": words.digits(curve[-1][1]) if curve else "",
         "reference": list(facts.numbers(volume.get("reference")).items()),
     }
 

@@ -36,6 +36,9 @@ def result(summary: Summary) -> Answer:
         headline = "Nothing to ship: no network meets every limit"
         return Answer(headline, (*message, *_nearest(summary)), "bad")
     if chosen is not None and status != "failed":
+        if violated := broken(shipped_entry(summary)):
+            headline = f"{chosen.name} was chosen, but violates a limit"
+            return Answer(headline, (*message, *violated, *_reasons(summary, chosen)), "bad")
         return Answer(f"Ship {chosen.name}", (*message, *_reasons(summary, chosen)), "good")
     if status == "failed":
         return Answer("The run stopped before it was done", (*message, *_so_far(summary)), "bad")
@@ -51,20 +54,23 @@ def running(summary: Summary) -> str:
     return next((name for name, stage in stages.items() if facts.table(stage).get("status") == "running"), "")
 
 
-def broken(summary: Summary) -> list[str]:
-    """Every limit that a deployed network violates, in words."""
+def shipped_entry(summary: Summary) -> dict[str, Any]:
+    """What deploy wrote about the network that is shipped, empty if there is none."""
+    return next((entry for entry in facts.rows(summary.get("deployed")) if entry.get("shipped")), {})
+
+
+def broken(entry: Mapping[str, Any]) -> list[str]:
+    """Every limit that a deployed network violates, as sentences."""
+    violated = [limit for limit in facts.rows(entry.get("limits")) if not limit.get("holds")]
     return [
-        f"{entry.get('name')}: {facts.metric(str(limit.get('metric'))).label} is "
-        f"{amount(str(limit.get('metric')), facts.number(limit.get('value')))}, the limit is "
-        f"{bound(str(limit.get('metric')), facts.number(limit.get('limit')))}"
-        for entry in facts.rows(summary.get("deployed"))
-        for limit in facts.rows(entry.get("limits"))
-        if not limit.get("holds")
+        f"{capital(facts.metric(name).label)} is {amount(name, facts.number(limit.get('value')))}, "
+        f"the limit is {bound(name, facts.number(limit.get('limit')))}."
+        for limit, name in ((limit, str(limit.get("metric"))) for limit in violated)
     ]
 
 
 def _reasons(summary: Summary, chosen: Network) -> tuple[str, ...]:
-    entry = next(one for one in facts.rows(summary.get("deployed")) if one.get("shipped"))
+    entry = shipped_entry(summary)
     test, validation = facts.number(entry.get("test_error")), chosen.metrics.get("error")
     known = [
         f"{amount('error', value)} error on the {data} data"
@@ -214,7 +220,7 @@ def duration(seconds: float | None) -> str:
     """
     if seconds is None:
         return MISSING
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
