@@ -65,7 +65,10 @@ class Choice:
         raise SpaceError(f"{self.name}: expected one of {list(self.options)}, got {value!r}")
 
     def __contains__(self, value: object) -> bool:
-        return any(option == value and type(option) is type(value) for option in self.options)
+        for option in self.options:
+            if option == value:
+                return type(option) is type(value)
+        return False
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
-from nasflow.space import Choice, Parameter, Point, Scalar, Space, point_key
+from nasflow.space import Choice, Parameter, Point, Scalar, Space
 from nasflow.study import Objective, Proposal, Trial
 
 
@@ -28,29 +28,27 @@ class OptunaSampler:
         self._optimised = [objective for objective in objectives if objective.optimise]
         self._limited = [objective for objective in objectives if objective.limit is not None]
         self._distributions = {p.name: _distribution(p) for p in space.parameters}
-        self._asked: dict[str, list[optuna.Trial]] = {}
+        self._asked: dict[frozenset[tuple[str, Scalar]], list[optuna.Trial]] = {}
         with _quiet():
             self._study = optuna.create_study(directions=["minimize"] * len(self._optimised), sampler=sampler)
         self._worst = [0.0] * len(self._optimised)
 
     def ask(self, count: int) -> list[Proposal]:
         proposals = []
-        with _quiet():
-            for _ in range(count):
-                trial = self._study.ask(fixed_distributions=self._distributions)
-                point = {p.name: _decode(p, trial.params[p.name]) for p in self._space.parameters}
-                self._asked.setdefault(point_key(point), []).append(trial)
-                proposals.append(Proposal(point))
+        for _ in range(count):
+            trial = self._study.ask()
+            point = {p.name: _suggest(trial, p) for p in self._space.parameters}
+            self._asked.setdefault(frozenset(point.items()), []).append(trial)
+            proposals.append(Proposal(point))
         return proposals
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        with _quiet():
-            for trial in trials:
-                self._tell(trial)
+        for trial in trials:
+            self._tell(trial)
 
     def _tell(self, trial: Trial) -> None:
         losses = self._losses(trial)
-        asked = self._asked.get(point_key(trial.point))
+        asked = self._asked.get(frozenset(trial.point.items()))
         if not asked:
             if losses is not None:  # asked by an earlier run that this one did not repeat exactly
                 self._study.add_trial(
@@ -104,8 +102,13 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return CategoricalDistribution(tuple(range(len(parameter.options))))
 
 
-def _decode(parameter: Parameter, value: float) -> Scalar:
-    return parameter.options[int(value)] if isinstance(parameter, Choice) else float(value)
+def _suggest(trial: optuna.Trial, parameter: Parameter) -> Scalar:
+    if not isinstance(parameter, Choice):
+        return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)
+    count = len(parameter.options)
+    if parameter.ordered:
+        return parameter.options[trial.suggest_int(parameter.name, 0, count - 1)]
+    return parameter.options[trial.suggest_categorical(parameter.name, range(count))]
 
 
 def _encoded(space: Space, point: Point) -> dict[str, Scalar]:
