@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -15,6 +15,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nasflow.report import facts, words
+
+if TYPE_CHECKING:  # both are slow to import, and not needed to show a run
+    from nasflow.plan import Plan
+    from nasflow.timing import Comparison, Latency
 
 COLOURS = {"done": "green", "failed": "red", "infeasible": "red", "running": "yellow"}
 
@@ -81,18 +85,20 @@ def compression(said: facts.Summary) -> Table:
 
 
 def deployed(said: facts.Summary) -> Table:
-    """Every exported file: whether it ships, its errors, what it was measured to take on each device, its size."""
+    """Every exported file: whether it ships, its error, what it was measured to take on each device, its size."""
     entries = facts.rows(said.get("deployed"))
     devices = list(dict.fromkeys(device for entry in entries for device in facts.table(entry.get("latency"))))
-    titles = ["test error", "validation error", *(f"on {device}" for device in devices), "size"]
-    table = _table("Files, as measured", Column("", min_width=5), *(_number(title) for title in titles))
+    titles = ["test error", *(f"on {device}" for device in devices), "size"]
+    table = _table("Files, as measured", Column(min_width=5), *(_number(title) for title in titles))
     for entry in entries:
         latency = facts.table(entry.get("latency"))
+        broken = [limit for limit in facts.rows(entry.get("limits")) if not limit.get("holds")]
+        notes = [Text("ships")] if entry.get("shipped") else []
+        notes += [Text("over a limit", "red")] if broken else []
         table.add_row(
             str(entry.get("name")),
-            _standing(entry),
+            Text(", ").join(notes),
             words.amount("error", facts.number(entry.get("test_error"))),
-            words.amount("error", facts.number(entry.get("validation_error"))),
             *(
                 words.amount("latency_ms", facts.number(facts.table(latency.get(d)).get("p50_ms")))
                 for d in devices
@@ -101,15 +107,6 @@ def deployed(said: facts.Summary) -> Table:
             style="bold" if entry.get("shipped") else None,
         )
     return table
-
-
-def _standing(entry: Mapping[str, Any]) -> Text:
-    """Whether a file ships, and which limits it breaks."""
-    broken = [str(limit.get("metric")) for limit in facts.rows(entry.get("limits")) if not limit.get("holds")]
-    ships = Text("ships" if entry.get("shipped") else "")
-    return (
-        Text(", ").join([ships, Text(f"breaks {', '.join(broken)}", "red")][not ships :]) if broken else ships
-    )
 
 
 def places(said: facts.Summary, folder: Path, tracking: str) -> dict[str, str]:
@@ -124,6 +121,62 @@ def places(said: facts.Summary, folder: Path, tracking: str) -> dict[str, str]:
     found["MLflow"] = f"mlflow ui --backend-store-uri {tracking}"
     found["run folder"] = str(folder)
     return found
+
+
+def devices() -> Table:
+    """An empty list of devices: name, whether it answers, what it is."""
+    return _table("Devices", "", "")
+
+
+def latency(device: str, file: Path, measured: Latency, console: Console) -> None:
+    """Print how long one file takes on a device."""
+    table = _table(
+        f"{file} on {device}", _number("p50"), _number("95 % interval"), _number("p90"), _number("calls")
+    )
+    table.add_row("one answer", *_times(measured))
+    table.add_row("reference", f"{words.digits(measured.reference_ms)} ms", "", "", "")
+    console.print(table)
+    console.print(
+        f"{len(measured.loads)} loads, {measured.outliers} outliers;"
+        f" the machine itself varied by {measured.noise:.1%} meanwhile",
+        highlight=False,
+    )
+
+
+def comparison(device: str, files: tuple[Path, Path], measured: Comparison, console: Console) -> None:
+    """Print two files on a device, and whether the second is faster."""
+    table = _table(f"On {device}", _number("p50"), _number("95 % interval"), _number("p90"), _number("calls"))
+    for file, one in zip(files, (measured.a, measured.b), strict=True):
+        table.add_row(str(file), *_times(one))
+    console.print(table)
+    low, high = measured.ci
+    said = {"faster": "is faster than", "slower": "is slower than"}.get(
+        measured.verdict, "cannot be told from"
+    )
+    console.print(
+        Text(
+            f"{files[1]} {said} {files[0]}: {measured.ratio:.3f}× its time"
+            f" (95 % interval {low:.3f} to {high:.3f}, p = {measured.p_value:.2g})"
+        )
+    )
+
+
+def plan(found: Plan, console: Console) -> None:
+    """Print what an experiment would do and how long that would take."""
+    table = _table(f"{found.name}: what would be done", "", _number("about"))
+    for step in found.steps:
+        table.add_row(step.stage, Text(step.what), words.duration(step.seconds))
+    table.add_section()
+    table.add_row("all", "", words.duration(found.seconds), style="bold")
+    console.print(table)
+    for note in found.notes:
+        console.print(Text(note))
+
+
+def _times(measured: Latency) -> tuple[str, ...]:
+    low, high = (words.digits(bound) for bound in measured.ci)
+    p50, p90 = words.digits(measured.p50_ms), words.digits(measured.p90_ms)
+    return f"{p50} ms", f"{low} to {high}", f"{p90} ms", f"{len(measured.samples_ms):,}"
 
 
 def _number(title: str) -> Column:

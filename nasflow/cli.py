@@ -1,0 +1,265 @@
+"""The `nasflow` command. Everything heavy is imported inside the command that needs it, so that help is instant."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from nasflow.errors import NasflowError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from nasflow.experiment import Experiment
+
+app = typer.Typer(
+    name="nasflow",
+    help="From your data and your devices to small, fast, certified networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+MISTAKE = 2  # exit code: something the user can mend
+OVER_LIMIT = 3  # exit code: the run is done, but what it ships breaks a limit
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="Experiment file, or the name of a shipped one.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Another value for a setting: search.trials=50. Repeatable."
+    ),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what is in the run's folder and start anew.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="The run's folder, else runs/NAME.")]
+Wait = Annotated[bool, typer.Option("--wait", help="If another process uses the folder, wait for it to end.")]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder, or its name under runs/.")]
+
+
+def main() -> None:
+    """Run the command line; a mistake the user can mend is told in one message, without a traceback."""
+    try:
+        app()
+    except NasflowError as error:
+        _error_console().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(MISTAKE)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from nasflow import __version__
+
+        typer.echo(f"nasflow {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options before any command."""
+
+
+@app.command()
+def run(
+    file: File = "digits", overrides: Set = None, fresh: Fresh = False, out: Out = None, wait: Wait = False
+) -> None:
+    """Do an experiment: search, compress, retrain, deploy, report. Run again, it goes on where it stopped."""
+    from nasflow import experiment as experiments
+
+    wanted = experiments.load(file, overrides or ())
+    _run(wanted, out, fresh=fresh, wait=wait)
+
+
+@app.command()
+def check(file: File = "digits", overrides: Set = None, out: Out = None) -> None:
+    """Say what an experiment would do and about how long it would take, without doing it."""
+    from nasflow import experiment as experiments
+    from nasflow import runs
+
+    wanted = experiments.load(file, overrides or ())
+    with _interruptible("nothing was changed"):
+        from nasflow import plan, show
+
+        show.plan(plan.plan(wanted, out or runs.RUNS / wanted.name), _console())
+
+
+@app.command()
+def show(
+    run: RunFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print summary.json for programs instead.")] = False,
+) -> None:
+    """Show what a run found, whatever state it is in."""
+    from nasflow import runs
+
+    folder = runs.find(run)
+    if as_json:
+        typer.echo((folder / "summary.json").read_text(), nl=False)
+    else:
+        _show(runs.summary(folder), folder, _console())
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write a run's report.html anew and say where it is."""
+    from nasflow import runs
+    from nasflow.files import write_text
+    from nasflow.report import render
+
+    folder = runs.find(run)
+    write_text(folder / "report.html", render(runs.summary(folder)))
+    typer.echo(folder / "report.html")
+
+
+@app.command()
+def retrain(
+    point: Annotated[
+        str,
+        typer.Option(
+            "--point",
+            metavar="P",
+            help="The network: runs/NAME is what it ships, runs/NAME:12 its trial 12; or a YAML or JSON file.",
+        ),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="OTHER",
+            help="The data: the name of a format or data set (more with --set data.KEY=...), or an experiment file.",
+        ),
+    ],
+    width: Annotated[float, typer.Option("--width", help="Make it that many times as wide.")] = 1.0,
+    depth: Annotated[int, typer.Option("--depth", help="Give every stage that many more blocks.")] = 0,
+    overrides: Set = None,
+    fresh: Fresh = False,
+    out: Out = None,
+    wait: Wait = False,
+) -> None:
+    """Train a network that was found on other data in full, larger if asked, and deploy it."""
+    from nasflow import transfer
+
+    wanted = transfer.experiment(point, data, width=width, depth=depth, overrides=overrides or ())
+    _run(wanted, out, fresh=fresh, wait=wait)
+
+
+@app.command()
+def devices() -> None:
+    """List the devices that nasflow knows, and which of them answer."""
+    from nasflow import device, show
+    from nasflow.errors import Unavailable
+
+    table = show.devices()
+    for name in device.profiles():
+        profile = device.load_profile(name)
+        try:
+            device.connect(profile).check()
+            table.add_row(name, "answers", profile.description, style="bold")
+        except Unavailable:
+            table.add_row(name, "not connected", profile.description)
+    _console().print(table)
+
+
+@app.command()
+def profile(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="A device's name, or its profile file.")],
+    file: Annotated[Path | None, typer.Argument(metavar="FILE.onnx", help="The network to measure.")] = None,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option("--compare", metavar="A B", help="Measure two files in turns and say which is faster."),
+    ] = None,
+    as_json: Annotated[
+        Path | None, typer.Option("--json", metavar="OUT", help="Also write every sample to this file.")
+    ] = None,
+) -> None:
+    """Measure how long an exported network takes on a device."""
+    from dataclasses import asdict
+
+    from nasflow import device as known
+    from nasflow import show
+    from nasflow.files import write_json
+
+    if (file is None) == (compare is None):
+        raise NasflowError("expected either one FILE.onnx to measure or --compare A.onnx B.onnx")
+    for given in [file] if file else compare or ():
+        if not given.is_file():
+            raise NasflowError(f"{given}: no such file; expected an exported network such as model.onnx")
+    connected = known.connect(known.load_profile(device))
+    with _interruptible("nothing was written"):
+        if file is not None:
+            latency = connected.latency(file)
+            show.latency(device, file, latency, _console())
+            measured = latency.to_json()
+        else:
+            assert compare is not None
+            comparison = connected.compare(*compare)
+            show.comparison(device, compare, comparison, _console())
+            measured = asdict(comparison)
+    if as_json is not None:
+        write_json(as_json, measured)
+
+
+@app.command()
+def serve() -> None:
+    """Offer every flow to a Prefect server, to be started or scheduled from its page. Ends with Ctrl-C."""
+    with _interruptible("no longer serving"):
+        from flows.serving import serve as serve_flows
+
+        serve_flows()
+
+
+def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -> None:
+    """Carry out an experiment, or show its result at once if there is nothing left to do."""
+    from nasflow import runs
+
+    folder, console = out or runs.RUNS / experiment.name, _console()
+    summary = None if fresh else runs.finished(experiment, folder)
+    if summary is not None:
+        _show(summary, folder, console)
+        console.print("\n[bold]Finished already[/]; --fresh starts anew.", highlight=False)
+        return
+    with _interruptible("stopped; what is finished is kept: run the same command again to go on"):
+        from flows.pipeline import run_pipeline
+
+        summary = run_pipeline(experiment, folder, fresh=fresh, wait=wait, console=console)
+    _show(summary, folder, console)
+    if summary["status"] != "done":
+        raise typer.Exit(OVER_LIMIT)
+
+
+def _show(summary: dict[str, Any], folder: Path, console: Console) -> None:
+    from nasflow import show
+    from nasflow.experiment import from_mapping, tracking_uri
+
+    experiment = from_mapping(summary["experiment"], str(folder / "summary.json"))
+    show.summary(summary, folder, tracking_uri(experiment, folder), console)
+
+
+@contextlib.contextmanager
+def _interruptible(words: str) -> Iterator[None]:
+    """Let Ctrl-C end the command with these words instead of a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _error_console().print(f"\n{words}", style="yellow", markup=False, highlight=False)
+        raise typer.Exit(130) from None
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _error_console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True)
