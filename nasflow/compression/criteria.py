@@ -46,7 +46,8 @@ def group_magnitude(group: Group) -> torch.Tensor:
     """Sum of the squared weights of the channel over all layers that make it, hand it through or read it.
 
     Fang et al., 2023 (DepGraph, arXiv:2301.12900). They divide by the number of layers and by the mean of the
-    group, which does not change the order within a group.
+    group, which does not change the order within a group; their code leaves out depthwise layers, the paper and
+    this do not.
     """
     return _total(group, group.members, lambda weights: weights.square().sum(1))
 
