@@ -160,7 +160,7 @@ def test_running_and_failed_runs_say_so_and_give_the_knee_so_far(summary: Summar
         in answer(summary)
     )
     summary.update(status="failed", message="no space left on device")
-    assert answer(summary).startswith("The run stopped before it was done. no space left on device.")
+    assert answer(summary).startswith("The run stopped before it was done. No space left on device.")
 
 
 def test_an_empty_run_says_that_nothing_was_measured() -> None:

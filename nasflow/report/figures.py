@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from nasflow.report import facts, words
-from nasflow.report.facts import Metric, Summary
+from nasflow.report.facts import Metric, Network, Summary
 
 BINS = 28
 
@@ -147,9 +147,7 @@ def scatter(summary: Summary, standalone: bool = False) -> str:
         )
         return f"{opening}<title>Nothing measured yet</title>{''.join(body)}</svg>"
     x, y = axes
-    focus = [one for one in drawn if one.kind not in ("searched", "refused")] or drawn
-    focus = [one for one in focus if one.kind != "rejected"] or focus
-    near = [one.metrics for one in (focus if len(focus) > 2 else drawn)]
+    near = [one.metrics for one in _near(drawn, x, y)]
     across = spread([one[x.name] for one in near], left, width - right, 0.25, x.limit)
     up = spread([one[y.name] for one in near], height - bottom, top, 0.25, y.limit)
     inside = [
@@ -193,6 +191,19 @@ def scatter(summary: Summary, standalone: bool = False) -> str:
         more = words.count(len(drawn) - len(inside), "network lies", "networks lie")
         body.append(f'<text x="{left}" y="{height - 8}">{more} outside this view</text>')
     return f"{opening}{''.join(body)}</svg>"
+
+
+def _near(drawn: Sequence[Network], x: Metric, y: Metric) -> Sequence[Network]:
+    """The networks that the first view must hold: the front and what came of it, else all but the worst tenth."""
+    focus = [one for one in drawn if one.kind not in ("searched", "refused", "rejected")]
+    if len(focus) > 2:
+        return focus
+    kept = drawn
+    for axis in (x, y):
+        ranked = sorted((one.metrics[axis.name] for one in drawn), reverse=axis.goal == "max")
+        worst = ranked[int(0.9 * (len(ranked) - 1))]
+        kept = [one for one in kept if not axis.better(worst, one.metrics[axis.name])]
+    return [*focus, *kept] or drawn
 
 
 def _title(one: Metric) -> str:

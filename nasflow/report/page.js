@@ -6,7 +6,7 @@
   const chart = get("chart"), detail = get("detail"), remark = get("remark");
   const KINDS = Object.keys(data.kinds);
   const MUTE = new Set(["searched", "refused"]);
-  let picked = [data.kind.indexOf("shipped"), data.knee[0], data.kind.indexOf("front"), 0].find((i) => i >= 0);
+  let picked = [data.kind.indexOf("shipped"), data.knee[0], data.kind.indexOf("front"), 0].find((i) => i >= 0); // of use before anything is pointed at
   let plotted = [];
 
   // ---- numbers in words, as in the rest of the page
@@ -100,9 +100,8 @@
       chart.replaceChildren(svg);
       return;
     }
-    const focus = drawn.filter((i) => !MUTE.has(data.kind[i]) && data.kind[i] !== "rejected");
-    const near = get("view").value === "near" && focus.length > 2;
-    const holders = (near ? focus : drawn).map((i) => data.value[i]);
+    const near = get("view").value === "near";
+    const holders = (near ? close(drawn, ix, iy) : drawn).map((i) => data.value[i]);
     const margin = near ? 0.25 : 0.06;
     const across = scale(holders.map((row) => row[ix]), edge.left, width - edge.right, logx, margin, x.limit);
     const up = scale(holders.map((row) => row[iy]), height - edge.bottom, edge.top, logy, margin, y.limit);
@@ -141,6 +140,18 @@
     chart.replaceChildren(svg);
     listen(svg);
     pick(picked, false);
+  }
+  // What the first view must hold: the front and what came of it, else all but the worst tenth.
+  function close(drawn, ix, iy) {
+    const focus = drawn.filter((i) => !MUTE.has(data.kind[i]) && data.kind[i] !== "rejected");
+    if (focus.length > 2) return focus;
+    let kept = drawn;
+    for (const k of [ix, iy]) {
+      const sign = data.metrics[k].goal === "max" ? -1 : 1;
+      const ranked = drawn.map((i) => sign * data.value[i][k]).sort((a, b) => a - b), worst = ranked[Math.floor(0.9 * (ranked.length - 1))];
+      kept = kept.filter((i) => sign * data.value[i][k] <= worst);
+    }
+    return focus.concat(kept).length ? focus.concat(kept) : drawn;
   }
   // The spot beside a mark where a name covers the fewest other marks.
   function place([px, py], long, marks, width, floor) {
@@ -186,7 +197,7 @@
       const at = up(y.limit), low = y.goal === "max";
       svg.append(shape("rect", { class: "beyond", x: edge.left, y: low ? at : edge.top, width: right - edge.left, height: Math.max(0, low ? floor - at : at - edge.top) }),
         shape("path", { class: "limit", d: `M${edge.left},${at}H${right}` }),
-        shape("text", { class: "limit-name", x: right - 4, y: at + 15, "text-anchor": "end" }, `limit ${brief(amount(y, y.limit))}`));
+        shape("text", { class: "limit-name", x: right - 4, y: at + (at > floor - 24 ? -6 : 15), "text-anchor": "end" }, `limit ${brief(amount(y, y.limit))}`));
     }
   }
   function stairs(svg, marks, ix, iy, x, y) {

@@ -215,9 +215,8 @@ def _warnings(summary: Summary) -> list[str]:
     ]
     for name, stage in facts.table(summary.get("stages")).items():
         if facts.table(stage).get("status") == "failed":
-            found.append(
-                f"Stage {name} failed. {''.join(words.sentence(facts.table(stage).get('message')))}".strip()
-            )
+            reason = words.sentence(facts.table(stage).get("message"))
+            found.append(f"Stage {name} failed{': ' if reason else '.'}{''.join(reason)}")
     skipped = facts.numbers(facts.table(summary.get("data")).get("skipped"))
     found.extend(
         f"Data skipped: {words.count(int(number), 'item', 'items')} ({reason})."

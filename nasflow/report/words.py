@@ -31,7 +31,7 @@ def answer(summary: Mapping[str, Any]) -> str:
 def result(summary: Summary) -> Answer:
     """The answer of a run at whatever point it is."""
     chosen = facts.shipped(summary)
-    status, message = summary.get("status"), sentence(summary.get("message"))
+    status, message = summary.get("status"), tuple(map(capital, sentence(summary.get("message"))))
     if status == "infeasible":
         headline = "Nothing to ship: no network meets every limit"
         return Answer(headline, (*message, *_nearest(summary)), "bad")
