@@ -56,6 +56,7 @@ class OptunaSampler:
                         params=_encoded(self._space, trial.point),
                         distributions=self._distributions,
                         values=losses,
+                        constraints={o.metric: o.violation(trial.metrics) for o in self._limited},
                     )
                 )
             return

@@ -14,7 +14,7 @@ from pymoo.operators.mutation.pm import PM
 from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
 
-from nasflow.space import Choice, Point, Space, point_key
+from nasflow.space import Choice, Parameter, Point, Space
 from nasflow.study import Objective, Proposal, Trial
 
 STEPS = 1000
@@ -25,7 +25,8 @@ class PymooAlgorithm:
     """Any pymoo algorithm, fed generation by generation and handed out in batches of any size.
 
     Every parameter is an integer to pymoo (the index of a choice, one of 1001 positions of a real); limits are
-    its constraints. What a refused or failed trial does not know is worse than anything real.
+    its constraints. What a refused or failed trial does not know is worse than anything real. The search ends
+    when pymoo finds no point that is not in its population already.
     """
 
     def __init__(self, space: Space, objectives: Sequence[Objective], algorithm: Any, seed: int) -> None:
@@ -44,32 +45,40 @@ class PymooAlgorithm:
         self._algorithm = algorithm
         self._algorithm.setup(problem, termination=NoTermination(), seed=seed, verbose=False)
         self._generation: Any = None
-        self._next = 0
+        self._points: list[Point] = []  # the members of this generation that were handed out
         self._told: dict[int, Trial] = {}
-        self._asked: dict[str, list[int]] = {}
 
     def ask(self, count: int) -> list[Proposal]:
         """The next members of this generation; none while its last ones are not told yet."""
         if self._generation is None:
             self._generation = self._algorithm.ask()
-        members = range(self._next, min(self._next + count, len(self._generation)))
-        points = [self._decode(self._generation[member].X) for member in members]
-        for member, point in zip(members, points, strict=True):
-            self._asked.setdefault(point_key(point), []).append(member)
-        self._next += len(points)
-        return [Proposal(point) for point in points]
+        if self._generation is None:
+            return []
+        start = len(self._points)
+        self._points += [self._decode(member.X) for member in self._generation[start : start + count]]
+        return [Proposal(point) for point in self._points[start:]]
 
     def tell(self, trials: Sequence[Trial]) -> None:
         for trial in trials:
-            if asked := self._asked.get(point_key(trial.point)):
-                self._told[asked.pop(0)] = trial
-        if self._generation is not None and len(self._told) == len(self._generation):
-            told = [self._told[member] for member in range(len(self._generation))]
-            self._generation.set("F", np.array([self._losses(trial) for trial in told]))
-            if self._limited:
-                self._generation.set("G", np.array([self._violations(trial) for trial in told]))
-            self._algorithm.tell(infills=self._generation)
-            self._generation, self._next, self._told, self._asked = None, 0, {}, {}
+            self._place(trial)
+        if self._generation is None or len(self._told) < len(self._generation):
+            return
+        told = [self._told[member] for member in range(len(self._generation))]
+        self._generation.set("F", np.array([self._losses(trial) for trial in told]))
+        if self._limited:
+            self._generation.set("G", np.array([self._violations(trial) for trial in told]))
+        self._algorithm.tell(infills=self._generation)
+        self._generation, self._points, self._told = None, [], {}
+
+    def _place(self, trial: Trial) -> None:
+        """Note what became of a member. One that was asked otherwise in the record takes another's place."""
+        waiting = [member for member in range(len(self._points)) if member not in self._told]
+        mine = [member for member in waiting if self._points[member] == trial.point]
+        if mine:
+            self._told[mine[0]] = trial
+        elif waiting:
+            self._told[waiting[0]] = trial
+            self._generation[waiting[0]].X = self._encode(trial.point)
 
     def _decode(self, x: Any) -> Point:
         return {
@@ -77,11 +86,21 @@ class PymooAlgorithm:
             for p, i in zip(self._space.parameters, x, strict=True)
         }
 
+    def _encode(self, point: Point) -> Any:
+        def position(p: Parameter) -> int:
+            value = point[p.name]
+            return p.index(value) if isinstance(p, Choice) else round(p.position(float(value or 0.0)) * STEPS)
+
+        return np.array([position(p) for p in self._space.parameters])
+
     def _losses(self, trial: Trial) -> list[float]:
-        known = trial.metrics if trial.state != "failed" else {}
+        known = {} if trial.state == "failed" else trial.metrics
         return [o.loss(known) if o.metric in known else UNKNOWN for o in self._optimised]
 
     def _violations(self, trial: Trial) -> list[float]:
+        """Constraints of pymoo; a trial that failed keeps none, or it would be preferred to one that oversteps."""
+        if UNKNOWN in self._losses(trial) and not any(o.violation(trial.metrics) for o in self._limited):
+            return [UNKNOWN] * len(self._limited)
         return [o.violation(trial.metrics) for o in self._limited]
 
 
