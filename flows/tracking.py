@@ -1,0 +1,478 @@
+"""Keeps MLflow in agreement with a run, from the outside: whatever MLflow lacks is written, nothing twice.
+
+The study and the stages' results are the truth. `Mirror` compares them with what the tracking store holds and
+writes the difference, so a store that a kill left behind, or that was moved away, is complete again after the
+next `sync`. `Tracker` does that in one background thread, so that a search never waits for a database.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import sqlite3
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.lineage import Entry, Model, entries, trial_entry
+from nasflow.errors import NasflowError
+from nasflow.experiment import Experiment, tracking_uri
+from nasflow.files import locked, read_json, write_json
+from nasflow.study import Trial
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, RunTag
+    from mlflow.entities import Run as MlflowRun
+
+SQLITE = "sqlite:///"
+KEY = "nasflow.key"
+STEPS = "nasflow.steps"
+FILES = "nasflow.files"
+MARKS = ("pareto", "knee")  # tags that a run may lose again
+LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # characters MLflow takes
+METRICS_PER_BATCH, PARAMS_PER_BATCH = (
+    800,
+    100,
+)  # MLflow takes a thousand things at once, 100 of them parameters
+
+log = logging.getLogger("nasflow.tracking")
+
+
+class TrackingError(NasflowError):
+    """MLflow's store could not be brought up to date; the run itself has lost nothing."""
+
+
+class DamagedStore(TrackingError):
+    """MLflow's file cannot be read; trying again does not help."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Which MLflow store and experiment a run belongs to. `artifacts` is where files go if no server decides that."""
+
+    uri: str
+    experiment: str
+    artifacts: Path | None
+
+    @property
+    def file(self) -> Path | None:
+        """The store's file, if it is one."""
+        return Path(self.uri.removeprefix(SQLITE)) if self.uri.startswith(SQLITE) else None
+
+
+def address(experiment: Experiment, folder: Path, environ: Mapping[str, str] = os.environ) -> Address:
+    """The experiment's own setting first, then MLFLOW_TRACKING_URI, else a file beside the run's folder."""
+    name = experiment.mlflow.experiment or experiment.name
+    uri = experiment.mlflow.uri or environ.get("MLFLOW_TRACKING_URI") or tracking_uri(experiment, folder)
+    beside = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else folder.absolute().parent
+    served = not uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
+    return Address(uri, name, None if served else beside / "mlartifacts")
+
+
+def identity(folder: Path) -> str:
+    """What MLflow knows the run in `folder` by: it stays when the run goes on, and is new after --fresh."""
+    file = folder / "tracking.json"
+    if not file.exists():
+        write_json(file, {"key": uuid.uuid4().hex})
+    return str(read_json(file)["key"])
+
+
+@dataclass
+class _Known:
+    """What the store holds of one run."""
+
+    id: str
+    start: int
+    status: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+class Mirror:
+    """The part of an MLflow store that belongs to one nasflow run, and how to make it agree with an entry."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str, identity: str) -> None:
+        self.client = client
+        self.experiment_id = experiment_id
+        self.identity = identity
+        self._known = {str(known.tags[KEY]): known for known in self._search()}
+
+    @classmethod
+    def open(cls, address: Address, identity: str) -> Mirror:
+        """Connect, creating the store's file and the experiment if they are not there yet."""
+        _quieten()
+        from mlflow import MlflowClient
+
+        if address.file is not None:
+            _make(address.file)
+        client = MlflowClient(tracking_uri=address.uri, registry_uri=address.uri)
+        return cls(client, _experiment(client, address), identity)
+
+    def _search(self) -> Iterator[_Known]:
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                f"tags.`{KEY}` LIKE '{self.identity}/%'",
+                max_results=1000,
+                page_token=token,
+            )
+            yield from (_as_known(run) for run in page)
+            token = page.token
+            if not token:
+                return
+
+    def put(self, entry: Entry) -> str:
+        """Write what the store lacks of `entry`; returns the id of its MLflow run."""
+        known = self._known.get(self._key(entry.key))
+        params = {name: value[:LONGEST_PARAM] for name, value in entry.params.items()}
+        if known is not None and any(known.params.get(n, v) != v for n, v in params.items()):
+            # MLflow's parameters never change: what they describe is another thing by now.
+            self.client.delete_run(known.id)
+            known = None
+        if known is None:
+            known = self._create(entry)
+        self._write(known, entry, params)
+        self._attach(known, entry)
+        if entry.model is not None:
+            self._register(known, entry.model)
+        if known.status != entry.status:
+            if entry.status == "RUNNING":
+                self.client.update_run(known.id, status="RUNNING")
+            else:
+                self.client.set_terminated(
+                    known.id, entry.status, known.start + int(entry.seconds * 1000) or None
+                )
+            known.status = entry.status
+        return known.id
+
+    def _key(self, key: str) -> str:
+        return f"{self.identity}/{key}"
+
+    def _create(self, entry: Entry) -> _Known:
+        start = _now() - int(entry.seconds * 1000)
+        tags = {KEY: self._key(entry.key), "mlflow.source.name": "nasflow", "mlflow.source.type": "LOCAL"}
+        run = self.client.create_run(self.experiment_id, start, tags, run_name=entry.name)
+        known = self._known[tags[KEY]] = _Known(run.info.run_id, start, "RUNNING", {}, {}, tags)
+        return known
+
+    def _write(self, known: _Known, entry: Entry, params: Mapping[str, str]) -> None:
+        """Log what is missing or different. Tags come last in a batch of MLflow's: a batch that a kill cut short
+        lacks them, so the curves are written again, at the same times, which MLflow takes for the same values."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        steps = int(known.tags.get(STEPS, 0))
+        longest = max((len(values) for values in entry.curves.values()), default=0)
+        wanted = {name: value[:LONGEST_TAG] for name, value in entry.tags.items()}
+        if longest > steps:
+            wanted[STEPS] = str(longest)
+        if entry.parent is not None:
+            wanted["mlflow.parentRunId"] = self._known[self._key(entry.parent)].id
+        new = {name: value for name, value in entry.metrics.items() if known.metrics.get(name) != value}
+        fresh = {name: value for name, value in params.items() if name not in known.params}
+        changed = {name: value for name, value in wanted.items() if known.tags.get(name) != value}
+        now = _now()
+        metrics = [Metric(name, value, now, 0) for name, value in new.items()]
+        metrics += [
+            Metric(name, value, known.start + step, step)
+            for name, values in entry.curves.items()
+            for step, value in enumerate(values, start=1)
+            if step > steps
+        ]
+        self._batches(
+            known.id,
+            metrics,
+            [Param(name, value) for name, value in fresh.items()],
+            [RunTag(name, value) for name, value in changed.items()],
+        )
+        for mark in MARKS:
+            if mark in known.tags and mark not in wanted:
+                self.client.delete_tag(known.id, mark)
+                del known.tags[mark]
+        known.metrics |= new
+        known.params |= fresh
+        known.tags |= changed
+
+    def _batches(
+        self, run_id: str, metrics: Sequence[Metric], params: Sequence[Param], tags: Sequence[RunTag]
+    ) -> None:
+        """Log in as few calls as MLflow's limits allow, the tags with the last."""
+        while len(metrics) > METRICS_PER_BATCH or len(params) > PARAMS_PER_BATCH:
+            self.client.log_batch(run_id, metrics[:METRICS_PER_BATCH], params[:PARAMS_PER_BATCH])
+            metrics, params = metrics[METRICS_PER_BATCH:], params[PARAMS_PER_BATCH:]
+        if metrics or params or tags:
+            self.client.log_batch(run_id, metrics, params, tags)
+
+    def _attach(self, known: _Known, entry: Entry) -> None:
+        """Upload the entry's artifacts if they are not the ones that are there."""
+        digest = hashlib.sha256()
+        for name, text in entry.texts.items():
+            digest.update(f"{name}\0{text}\0".encode())
+        for file in entry.files:
+            digest.update(f"{file.name}\0".encode() + file.read_bytes())
+        there = digest.hexdigest()
+        if (not entry.texts and not entry.files) or known.tags.get(FILES) == there:
+            return
+        for name, text in entry.texts.items():
+            self.client.log_text(known.id, text, name)
+        for file in entry.files:
+            self.client.log_artifact(known.id, str(file))
+        self._tag(known, FILES, there)
+
+    def _tag(self, known: _Known, name: str, value: str) -> None:
+        self.client.set_tag(known.id, name, value)
+        known.tags[name] = value
+
+    def _register(self, known: _Known, model: Model) -> None:
+        """Keep an exported file as an MLflow model of this run and as a version in the registry, each once."""
+        version = self._version(known, model)
+        version_id = str(version.version)
+        held = {**version.tags}
+        for name, value in model.tags.items():
+            if held.get(name) != value:
+                self.client.set_model_version_tag(model.name, version_id, name, value)
+        if model.shipped:
+            aliases = self.client.get_registered_model(model.name).aliases
+            if str(aliases.get("shipped")) != version_id:
+                self.client.set_registered_model_alias(model.name, "shipped", version_id)
+
+    def _version(self, known: _Known, model: Model) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        key = f"{known.tags[KEY]}/{model.sha256}"
+        query = f"name = '{model.name}' and tags.`{KEY}` = '{key}'"
+        with contextlib.suppress(MlflowException):  # there is no such name yet
+            for version in self.client.search_model_versions(query):
+                return version
+        with contextlib.suppress(MlflowException):  # the name is there already
+            self.client.create_registered_model(
+                model.name,
+                description=f"Networks found, certified and exported by the nasflow run {model.name}.",
+            )
+        logged = self._logged(known, model)
+        return self.client.create_model_version(
+            model.name,
+            source=logged.artifact_location,
+            run_id=known.id,
+            model_id=logged.model_id,
+            tags={KEY: key, **model.tags},
+        )
+
+    def _logged(self, known: _Known, model: Model) -> Any:
+        """The MLflow model made of a file. It is loaded and asked with MLflow and ONNX Runtime alone."""
+        from mlflow.entities import LoggedModelOutput
+
+        tags = {KEY: f"{known.tags[KEY]}/{model.sha256}"}
+        for one in self.client.search_logged_models([self.experiment_id], f"tags.`{KEY}` = '{tags[KEY]}'"):
+            if str(one.status) == "READY":
+                return one
+        logged = self.client.create_logged_model(
+            self.experiment_id,
+            name=model.tags["network"],
+            source_run_id=known.id,
+            tags=tags,
+            model_type="onnx",
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(model, Path(folder) / "model", logged.model_id)
+            self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+        self.client.log_outputs(known.id, [LoggedModelOutput(logged.model_id, 0)])
+        return self.client.finalize_logged_model(logged.model_id, "READY")
+
+
+def save_model(model: Model, path: Path, model_id: str | None = None) -> None:
+    """Write an exported file in MLflow's format, with its signature, its certificate and what it needs to run."""
+    from importlib.metadata import version
+
+    import mlflow.onnx
+    import numpy as np
+    import onnx
+    from mlflow.models import Model as Description
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    said = read_json(model.certificate)
+    shape, classes = said["input"]["shape"][1:], len(said["classes"])
+    signature = ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, *shape), said["input"]["name"])]),
+        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, classes), "logits")]),
+    )
+    mlflow.onnx.save_model(
+        onnx.load(model.file),
+        str(path),
+        mlflow_model=Description(model_id=model_id),
+        signature=signature,
+        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnx", "onnxruntime")],
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
+        metadata={"preprocess": said["preprocess"], "classes": said["classes"], "sha256": said["sha256"]},
+        extra_files=[str(model.certificate)],
+    )
+
+
+class Tracker:
+    """Writes to MLflow behind a search's back: one thread, in the order it was told.
+
+    Nothing here raises into the search. A trial that cannot be written is left to the next `sync`, which
+    writes all that is missing; the error of a `sync` is in the future it returns.
+    """
+
+    def __init__(self, address: Address, folder: Path) -> None:
+        self.address = address
+        self.folder = folder
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nasflow-tracking")
+        self._mirror: Mirror | None = None
+        self._behind = False
+
+    def __call__(self, trial: Trial) -> None:
+        """Observe a finished trial: it is written soon."""
+        if trial.state in ("done", "failed"):
+            self._thread.submit(self._put, trial).add_done_callback(_tell)
+
+    def sync(self, summary: Mapping[str, Any], trials: Sequence[Trial]) -> Future[None]:
+        """Bring MLflow up to date with all of the run, in the background. `result()` raises TrackingError."""
+        return self._thread.submit(self._sync, summary, tuple(trials))
+
+    def close(self) -> None:
+        """Drop what is not written yet; the next `sync` of the run, in this process or another, writes it."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _open(self) -> Mirror:
+        if self._mirror is None:
+            self._mirror = Mirror.open(self.address, identity(self.folder))
+        return self._mirror
+
+    def _put(self, trial: Trial) -> None:
+        if self._behind:
+            return
+        try:
+            with _as_tracking_error(self.address):
+                self._open().put(trial_entry(trial))
+        except TrackingError as error:
+            self._behind = True
+            log.warning("%s; the search goes on, and MLflow is brought up to date later", error)
+
+    def _sync(self, summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        self._behind = True
+        with _as_tracking_error(self.address):
+            mirror = self._open()
+            for entry in entries(summary, trials, self.folder):
+                mirror.put(entry)
+        self._behind = False
+
+
+def _tell(written: Future[None]) -> None:
+    """What nobody waits for must not fail in silence."""
+    error = None if written.cancelled() else written.exception()
+    if error is not None:
+        log.error("a trial was not written to MLflow", exc_info=error)
+
+
+@contextlib.contextmanager
+def _as_tracking_error(address: Address) -> Iterator[None]:
+    """Tell what MLflow and its store throw from a mistake of ours: the first becomes a TrackingError."""
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except TrackingError:
+        raise
+    except (MlflowException, SQLAlchemyError, OSError, NasflowError) as error:
+        if address.file is not None:
+            _check(address.file)
+        raise TrackingError(f"MLflow at {_public(address.uri)} cannot be written: {error}") from error
+
+
+def _experiment(client: MlflowClient, address: Address) -> str:
+    from mlflow.exceptions import MlflowException
+
+    location = address.artifacts.as_uri() if address.artifacts else None
+    found = client.get_experiment_by_name(address.experiment)
+    if found is None:
+        with contextlib.suppress(MlflowException):  # another run was faster
+            return str(client.create_experiment(address.experiment, artifact_location=location))
+        found = client.get_experiment_by_name(address.experiment)
+        assert found is not None
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _make(file: Path) -> None:
+    """Create the tables in a new file beside `file` and move it there: a kill leaves no half-made store."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    if file.exists():
+        if file.stat().st_size and not file.read_bytes()[:16].startswith(b"SQLite format 3"):
+            _check(file)
+        return
+    with locked(file.with_name(f".{file.name}.lock"), wait=True):
+        if file.exists():
+            return
+        part = file.with_name(f".{file.name}.part")
+        part.unlink(missing_ok=True)
+        store = SqlAlchemyStore(f"{SQLITE}{part}", (file.parent / "mlartifacts").as_uri())  # type: ignore[no-untyped-call]
+        store._dispose_engine()  # type: ignore[no-untyped-call]
+        part.replace(file)
+
+
+def _check(file: Path) -> None:
+    """Raise DamagedStore if SQLite says that the file is not whole."""
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as database:
+            (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError:
+        return  # locked or out of reach, which is another trouble
+    except sqlite3.DatabaseError as error:
+        said = str(error)
+    if said != "ok":
+        raise DamagedStore(
+            f"MLflow's file {file} is damaged ({said}). Move it away, for example with "
+            f"`mv {file} {file}.damaged`, and run again: it is rebuilt from the run folders, nothing of a search "
+            "is lost"
+        )
+
+
+def _as_known(run: MlflowRun) -> _Known:
+    return _Known(
+        id=run.info.run_id,
+        start=run.info.start_time,
+        status=run.info.status,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        tags=dict(run.data.tags),
+    )
+
+
+def _public(uri: str) -> str:
+    """An address without the password it may carry.
+
+    >>> _public("postgresql://me:secret@host/db")
+    'postgresql://me:***@host/db'
+    """
+    scheme, _, rest = uri.partition("://")
+    login, at, host = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    return f"{scheme}://{user}{':***' if colon else ''}{at}{host}"
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _quieten() -> None:
+    """MLflow and Alembic tell the user about every table; only their warnings are for a user of nasflow."""
+    import mlflow  # noqa: F401 - it sets up its logging when it is imported
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
