@@ -1,0 +1,171 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from nasflow import timing
+from nasflow.timing import Comparison, Latency
+
+ENVIRONMENT = {"date": "2026-11-22T00:00:00Z", "cpu": "a test"}
+
+
+def drawn(rng, ms=1.0, loads=12, rounds=4, calls=10, placement=0.004, noise=0.01, drift=None):
+    """Samples of a file whose every load sits elsewhere in memory, on a machine that drifts."""
+    drift = np.ones((loads, rounds)) if drift is None else drift
+    placed = ms * rng.normal(1.0, placement, size=(loads, 1, 1)) * drift[:, :, None]
+    return (1e6 * placed * rng.normal(1.0, noise, size=(loads, rounds, calls))).astype(int).tolist()
+
+
+def told(samples, reference=None):
+    return timing.latency(samples, reference or samples, ENVIRONMENT)
+
+
+def compared(a, b) -> Comparison:
+    return timing.compare(a, b, told(a), told(b))
+
+
+def test_the_p50_is_the_median_of_the_kept_samples_in_milliseconds():
+    one = told([[[1_000_000, 3_000_000], [2_000_000]], [[2_500_000], [2_200_000, 9_000_000]]])
+    assert one.samples_ms == (1.0, 3.0, 2.0, 2.5, 2.2, 9.0)
+    assert one.p50_ms == np.median(one.samples_ms)
+    assert one.p90_ms == np.percentile(one.samples_ms, 90)
+    assert one.loads == (3, 3)
+    assert one.source == "measured" and one.date == ENVIRONMENT["date"]
+
+
+def test_outliers_are_counted_and_kept_and_do_not_move_the_p50():
+    rng = np.random.default_rng(0)
+    samples = drawn(rng, ms=2.0, placement=0.0)
+    clean = told(samples)
+    for load in samples:
+        for block in load[::2]:
+            block[0] *= 20  # a twentieth of all
+    one = told(samples)
+    assert one.p50_ms == pytest.approx(clean.p50_ms, rel=0.01)
+    assert one.outliers >= 24 and len(one.samples_ms) == 480
+    assert max(one.samples_ms) > 30
+
+
+def test_outliers_are_those_beyond_three_and_a_half_robust_deviations():
+    # median 3, absolute deviations 2 1 0 1 2 7, their median 1.5: beyond 3.5 * 1.4826 * 1.5 = 7.78
+    assert timing.outliers(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 10.0])) == 0
+    assert timing.outliers(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 12.0])) == 1
+
+
+def test_the_interval_holds_the_truth_about_as_often_as_it_says():
+    held = 0
+    for seed in range(60):
+        one = told(drawn(np.random.default_rng(seed), placement=0.01))
+        held += one.ci[0] <= 1.0 <= one.ci[1]
+    assert held >= 50  # 57 expected; an interval over calls instead of loads holds it in 27
+
+
+def test_the_interval_is_the_same_every_time_and_narrows_with_more_loads():
+    few, many = drawn(np.random.default_rng(1), loads=5), drawn(np.random.default_rng(1), loads=80)
+    assert told(few).ci == told(few).ci
+    assert told(many).uncertainty < told(few).uncertainty / 2
+
+
+def test_noise_is_what_the_reference_did_and_relative_takes_it_out():
+    rng = np.random.default_rng(2)
+    drift = np.repeat([[1.0], [1.3]], 6, axis=0) * np.ones((1, 4))
+    quiet = told(drawn(rng, 3.0), drawn(rng, 1.0))
+    slow = told(drawn(rng, 3.9), drawn(rng, 1.3))
+    restless = told(drawn(rng, 3.0, drift=drift), drawn(rng, 1.0, drift=drift))
+    assert quiet.noise < 0.05 and restless.noise == pytest.approx(0.3 / 1.15, abs=0.05)
+    assert slow.p50_ms == pytest.approx(3.9, rel=0.02), "milliseconds stay what was measured"
+    assert slow.relative == pytest.approx(quiet.relative, rel=0.02)
+
+
+def test_a_latency_survives_json():
+    one = told(drawn(np.random.default_rng(3), loads=3))
+    import json
+
+    assert Latency.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"p50_ms": "fast"},
+        {"p50_ms": float("nan")},
+        {"samples_ms": []},
+        {"samples_ms": [1.0, -1.0]},
+        {"loads": [1]},
+        {"source": "guessed"},
+        {"ci": [1.0]},
+        {"environment": None},
+    ],
+)
+def test_what_is_no_latency_is_refused(change):
+    good = told(drawn(np.random.default_rng(3), loads=3)).to_json()
+    with pytest.raises(ValueError, match="expected a latency"):
+        Latency.from_json({**good, **change})
+    for broken in (None, [], {}, "text"):
+        with pytest.raises(ValueError, match="expected a latency"):
+            Latency.from_json(broken)
+
+
+def test_the_same_file_is_hardly_ever_told_from_itself():
+    alarms = 0
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        drift = np.cumprod(rng.normal(1.0, 0.02, size=(12, 4)).ravel()).reshape(12, 4)
+        a, b = drawn(rng, placement=0.02, drift=drift), drawn(rng, placement=0.02, drift=drift)
+        alarms += compared(a, b).verdict != "cannot tell"
+    assert alarms <= 3  # 2 %; a test that counts rounds instead of loads raises 19
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.05, "slower"), (0.95, "faster")])
+def test_a_difference_of_a_twentieth_is_found_in_spite_of_drift(factor, verdict):
+    found = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        drift = np.cumprod(rng.normal(1.0, 0.02, size=(12, 4)).ravel()).reshape(12, 4)
+        one = compared(drawn(rng, drift=drift), drawn(rng, factor, drift=drift))
+        found += one.verdict == verdict
+        assert one.ratio == pytest.approx(factor, rel=0.02)
+    assert found >= 39
+
+
+def test_a_difference_too_small_to_matter_is_not_told():
+    rng = np.random.default_rng(4)
+    one = compared(drawn(rng, placement=1e-4), drawn(rng, 1.005, placement=1e-4))
+    assert one.p_value < 0.01 and one.verdict == "cannot tell"
+
+
+def test_a_few_disturbed_loads_do_not_decide():
+    rng = np.random.default_rng(5)
+    a, b = drawn(rng), drawn(rng)
+    for load in b[:3]:
+        for block in load:
+            block[:] = [3 * ns for ns in block]
+    assert compared(a, b).verdict == "cannot tell"
+
+
+@pytest.mark.parametrize("count", [5, 8, 16])
+def test_the_signed_rank_test_and_its_interval_are_scipys(count):
+    rng = np.random.default_rng(count)
+    for _ in range(20):
+        values = rng.normal(0.4, 1.0, count)
+        assert timing.signed_rank(values) == pytest.approx(stats.wilcoxon(values, method="exact").pvalue)
+        centre, low, high = timing.shift(values)
+        assert low <= centre <= high
+        # The interval is the set of shifts that the test does not refuse: its bounds are where the verdict turns.
+        if count >= 8:
+            inside, outside = 1e-9, -1e-9
+            assert (
+                timing.signed_rank(values - low - inside) > 0.05 >= timing.signed_rank(values - low - outside)
+            )
+            assert (
+                timing.signed_rank(values - high + inside)
+                > 0.05
+                >= timing.signed_rank(values - high + outside)
+            )
+
+
+def test_ties_and_equal_pairs_do_not_make_a_difference():
+    assert timing.signed_rank(np.zeros(8)) == 1.0
+    assert timing.signed_rank(np.array([1.0, -1.0] * 4)) == pytest.approx(1.0, abs=0.1)
+    assert not math.isnan(timing.shift(np.zeros(8))[0])
