@@ -218,7 +218,7 @@ def serve() -> None:
 
 def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -> None:
     """Carry out an experiment, or show its result at once if there is nothing left to do."""
-    from nasflow import runs
+    from nasflow import device, runs
 
     folder, console = out or runs.RUNS / experiment.name, _console()
     summary = None if fresh else runs.finished(experiment, folder)
@@ -226,6 +226,8 @@ def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -
         _show(summary, folder, console)
         console.print("\n[bold]Finished already[/]; --fresh starts anew.", highlight=False)
         return
+    for name in experiment.devices:
+        device.load_profile(name)  # a slip in a name is told at once, not after all that is slow to start
     with _interruptible("stopped; what is finished is kept: run the same command again to go on"):
         from flows.pipeline import run_pipeline
 

@@ -48,6 +48,8 @@ Count = Annotated[int, Field(strict=True, ge=1)]
 Whole = Annotated[int, Field(strict=True, ge=0)]
 Flag = Annotated[bool, Field(strict=True)]
 Positive = Annotated[float, Field(strict=True, gt=0)]
+NotNegative = Annotated[float, Field(strict=True, ge=0)]
+BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Auto = Literal["auto"]
@@ -158,10 +160,14 @@ class RecipeSettings(Settings):
     """How networks are trained, where it is to differ from nasflow's own recipe (`Recipe` in training.py)."""
 
     learning_rate: Positive | None = None
-    weight_decay: Annotated[float, Field(strict=True, ge=0)] | None = None
+    weight_decay: NotNegative | None = None
     batch_size: Count | None = None
-    label_smoothing: Annotated[float, Field(strict=True, ge=0, lt=1)] | None = None
-    optimizer: Text | None = None
+    label_smoothing: BelowOne | None = None
+    optimizer: Literal["adamw", "sgd"] | None = None
+    warmup: BelowOne | None = None
+    clip: Positive | None = None
+    distillation: Share | None = None
+    temperature: Positive | None = None
 
 
 class SearchSettings(Settings):
