@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
@@ -30,32 +31,30 @@ def render(summary: Mapping[str, Any]) -> str:
     known = facts.plain(summary)
     script = _file("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page: str = (
-        _environment()
-        .from_string(_file("page.html"))
-        .render(
-            summary=known,
-            answer=words.result(known),
-            style=Markup(figures.style() + _file("page.css")),
-            script=Markup(script),
-            policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:",
-            **_front(known),
-            tiles=_tiles(known),
-            warnings=_warnings(known),
-            deployed=_deployed(known),
-            compression=_compression(known),
-            **_search(known),
-            **_retrained(known),
-            stages=_stages(known),
-            data=_data(known),
-            environment=list(_flat(facts.table(known.get("environment")))),
-            experiment=_yaml(known.get("experiment")),
-        )
+    page: str = _template().render(
+        summary=known,
+        answer=words.result(known),
+        style=Markup(figures.style() + _file("page.css")),
+        script=Markup(script),
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:",
+        **_front(known),
+        tiles=_tiles(known),
+        warnings=_warnings(known),
+        deployed=_deployed(known),
+        compression=_compression(known),
+        **_search(known),
+        **_retrained(known),
+        stages=_stages(known),
+        data=_data(known),
+        environment=list(_flat(facts.table(known.get("environment")))),
+        experiment=_yaml(known.get("experiment")),
     )
     return page
 
 
-def _environment() -> jinja2.Environment:
+@cache
+def _template() -> jinja2.Template:
+    """The page's layout, read and compiled once: that takes longer than filling it in."""
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined
     )
@@ -76,7 +75,7 @@ def _environment() -> jinja2.Environment:
             str(reason or "").removeprefix("refused:").removeprefix("accepted:").strip()
         ),
     )
-    return environment
+    return environment.from_string(_file("page.html"))
 
 
 def _file(name: str) -> str:
