@@ -6,6 +6,7 @@ An experiment is plain YAML. `load` reads one, applies `--set key=value` overrid
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -403,9 +404,11 @@ def recipe_settings(
     return {**experiment.search.recipe.model_dump(exclude_none=True), **own, "epochs": section.epochs}
 
 
-def tracking_uri(experiment: Experiment, folder: Path) -> str:
-    """Where MLflow keeps the runs: what the experiment says, else a database beside the run's folder."""
-    return experiment.mlflow.uri or f"sqlite:///{folder.absolute().parent / 'mlflow.db'}"
+def tracking_uri(experiment: Experiment, folder: Path, environ: Mapping[str, str] = os.environ) -> str:
+    """Where MLflow keeps the runs: the experiment's own setting first, then MLFLOW_TRACKING_URI, else a database
+    beside the run's folder."""
+    beside = f"sqlite:///{folder.absolute().parent / 'mlflow.db'}"
+    return experiment.mlflow.uri or environ.get("MLFLOW_TRACKING_URI") or beside
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:

@@ -266,11 +266,15 @@ def test_show_json_is_the_file_itself(nasflow):
     assert nasflow("show", "digits", "--json")[1] == Path("runs/digits/summary.json").read_text()
 
 
-def test_show_names_the_mlflow_store_the_run_was_tracked_in(nasflow, folder):
+def test_show_names_the_mlflow_store_the_run_was_tracked_in(nasflow, folder, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     finish(Path("runs/digits"), load("digits"))
     assert f"mlflow ui --backend-store-uri sqlite:///{folder}/runs/mlflow.db" in nasflow("show", "digits")[1]
     finish(Path("runs/digits"), load("digits", ["mlflow.uri=http://tracker"]))
     assert "mlflow ui --backend-store-uri http://tracker" in nasflow("show", "digits")[1]
+    finish(Path("runs/digits"), load("digits"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
+    assert "mlflow ui --backend-store-uri http://other" in nasflow("show", "digits")[1]
 
 
 def test_report_is_written_anew(nasflow):

@@ -28,7 +28,7 @@ def test_the_front_is_a_table_with_every_objective_and_the_knee_marked():
     for entry in SUMMARY["front"]:
         assert lines(text, f"trial-{entry['trial']} ")
     assert lines(text, "origin of") == ["trial-38 2.1 % 0.0360 ms 176 k knee, origin of what ships"]
-    assert lines(text, "error latency on local-cpu multiply-adds")
+    assert lines(text, "latency on local-cpu")[0] == "error latency on local-cpu multiply-adds"
 
 
 def test_the_shipped_network_is_named_with_the_reason_and_its_file():
