@@ -96,6 +96,7 @@ def _search(study: Study) -> dict[str, Any]:
             {
                 "trial": trial.number,
                 "state": trial.state,
+                "point": trial.point,
                 "metrics": _shown(trial.metrics),
                 "on_front": trial.number in numbers,
                 "error": trial.error,
