@@ -99,9 +99,13 @@ def predict(file: Path, x: Images) -> Logits:
     Raises ExportError, naming the operator, if the runtime lacks one.
     """
     try:
-        session = runner.open_session(str(file))
+        return _infer(file, x)
     except runner.CannotRun as error:
         raise ExportError(f"{file}: {error}") from error
+
+
+def _infer(file: Path, x: Images) -> Logits:
+    session = runner.open_session(str(file))
     name = session.get_inputs()[0].name
     batches = [x[at : at + BATCH] for at in range(0, len(x), BATCH)]
     return np.concatenate([session.run(["logits"], {name: batch})[0] for batch in batches])
@@ -161,9 +165,9 @@ def _try_out(model: nn.Module, shape: Sequence[int], path: Path) -> None:
         example = _example(model, shape, batch)
         expected = _answer(model, example)
         try:
-            found = predict(path, example.cpu().numpy())
-        except ExportError:
-            raise
+            found = _infer(path, example.cpu().numpy())
+        except runner.CannotRun as error:
+            raise ExportError(str(error)) from error
         except Exception as error:  # ONNX Runtime's exceptions share no other base
             raise ExportError(f"the file fails on a batch of {batch}: {_first_line(error)}") from error
         if found.shape != expected.shape or not np.allclose(

@@ -1,0 +1,161 @@
+import json
+import pickle
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from nasflow import timing
+from nasflow.device import DeviceError, Latency, Profile, Unreachable, connect
+from nasflow.evaluators.latency import MeasuredLatency
+from nasflow.export import ExportError
+from nasflow.study import Trial
+
+ENVIRONMENT = {"date": "2026-11-22T00:00:00Z", "cpu": "a test"}
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Points are the widths of a tiny network."""
+
+    shape: tuple[int, int, int] = (1, 4, 4)
+
+    def build(self, point):
+        if point["width"] == 13:
+            raise RuntimeError("no network has thirteen")
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, point["width"]))
+
+
+def made_up(ms):
+    samples = [[[int(1e6 * ms)] * 3] * 2] * 4
+    return timing.latency(samples, samples, ENVIRONMENT)
+
+
+@dataclass
+class Fake:
+    """A device whose milliseconds are the width of the network; it dislikes some widths."""
+
+    name: str = "board"
+    dislikes: tuple[int, ...] = ()
+    away: bool = False
+    asked: list = field(default_factory=list)
+
+    def check(self):
+        pass
+
+    def latency(self, file):
+        return self.latencies([file])[0]
+
+    def latencies(self, files):
+        if self.away:
+            raise Unreachable(f"{self.name} does not answer")
+        self.asked.append([file.parent.name for file in files])
+        widths = [onnx.load(file).graph.output[0].type.tensor_type.shape.dim[1].dim_value for file in files]
+        bad = [width for width in widths if width in self.dislikes]
+        if bad:
+            raise DeviceError(f"{self.name}: cannot run {bad[0]}")
+        return [made_up(width) for width in widths]
+
+    def compare(self, a, b):
+        raise NotImplementedError
+
+
+def trial(number, width):
+    return Trial(number, {"width": width})
+
+
+def test_every_device_gives_its_metric_with_its_name(tmp_path):
+    measure = MeasuredLatency([Fake("one"), Fake("two")], Linear(), tmp_path)
+    assert measure([trial(0, 3), trial(7, 5)]) == [
+        {"latency_ms@one": 3.0, "latency_ms@two": 3.0},
+        {"latency_ms@one": 5.0, "latency_ms@two": 5.0},
+    ]
+    assert measure([]) == []
+
+
+def test_a_batch_is_measured_together_so_that_the_machines_drift_meets_all_alike(tmp_path):
+    device = Fake()
+    MeasuredLatency([device], Linear(), tmp_path)([trial(0, 3), trial(1, 4), trial(2, 5)])
+    assert device.asked == [["00000", "00001", "00002"]]
+
+
+def test_the_file_and_all_samples_are_kept_beside_the_trial(tmp_path):
+    MeasuredLatency([Fake()], Linear(), tmp_path)([trial(12, 3)])
+    kept = json.loads((tmp_path / "00012" / "latency@board.json").read_text())
+    assert Latency.from_json(kept["latency"]) == made_up(3) and kept["point"] == {"width": 3}
+    assert (tmp_path / "00012" / "candidate.onnx").exists() and len(kept["sha256"]) == 64
+
+
+def test_a_resumed_trial_is_not_measured_twice(tmp_path):
+    MeasuredLatency([Fake()], Linear(), tmp_path)([trial(0, 3)])
+    device, other = Fake(), Fake("other")
+    answers = MeasuredLatency([device, other], Linear(), tmp_path)([trial(0, 3), trial(1, 4)])
+    assert device.asked == [["00001"]] and other.asked == [["00000", "00001"]]
+    assert answers[0] == {"latency_ms@board": 3.0, "latency_ms@other": 3.0}
+
+
+@pytest.mark.parametrize("change", ["another point", "torn", "other json", "no samples"])
+def test_what_is_kept_for_another_network_or_broken_is_measured_again(change, tmp_path):
+    MeasuredLatency([Fake()], Linear(), tmp_path)([trial(0, 3)])
+    record = tmp_path / "00000" / "latency@board.json"
+    kept = json.loads(record.read_text())
+    record.write_text(
+        {
+            "another point": json.dumps({**kept, "point": {"width": 4}}),
+            "torn": record.read_text()[:40],
+            "other json": "[]",
+            "no samples": json.dumps({**kept, "latency": {**kept["latency"], "samples_ms": []}}),
+        }[change]
+    )
+    device = Fake()
+    assert MeasuredLatency([device], Linear(), tmp_path)([trial(0, 3)]) == [{"latency_ms@board": 3.0}]
+    assert device.asked == [["00000"]]
+
+
+def test_one_bad_network_spoils_no_others_answer(tmp_path):
+    measure = MeasuredLatency([Fake(dislikes=(4,)), Fake("other")], Linear(), tmp_path)
+    good, disliked, unbuilt, last = measure([trial(0, 3), trial(1, 4), trial(2, 13), trial(3, 5)])
+    assert good == {"latency_ms@board": 3.0, "latency_ms@other": 3.0}
+    assert last == {"latency_ms@board": 5.0, "latency_ms@other": 5.0}
+    assert isinstance(disliked, DeviceError) and "cannot run 4" in str(disliked)
+    assert isinstance(unbuilt, RuntimeError) and "thirteen" in str(unbuilt)
+
+
+def test_a_network_that_cannot_be_exported_is_a_failed_trial(tmp_path):
+    (answer,) = MeasuredLatency([Fake()], Linear((1, 5, 5)), tmp_path)([trial(0, 3)])
+    assert isinstance(answer, ExportError)
+
+
+def test_a_device_that_is_away_stops_the_search(tmp_path):
+    with pytest.raises(Unreachable, match="board does not answer"):
+        MeasuredLatency([Fake(away=True)], Linear(), tmp_path)([trial(0, 3)])
+
+
+def test_the_weights_are_the_same_every_time_and_randomness_is_left_alone(tmp_path):
+    before = torch.get_rng_state()
+    MeasuredLatency([Fake()], Linear(), tmp_path / "a")([trial(0, 3)])
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)
+    MeasuredLatency([Fake()], Linear(), tmp_path / "b")([trial(9, 3)])
+    first, second = (tmp_path / place / "candidate.onnx" for place in ("a/00000", "b/00009"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_it_can_be_sent_to_another_process(tmp_path):
+    measure = MeasuredLatency([Fake()], Linear(), tmp_path)
+    assert pickle.loads(pickle.dumps(measure)) == measure
+
+
+def test_a_real_device_measures_the_exported_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    device = connect(Profile(name="here", description="a test", reach={"backend": "local"}), budget_s=0.05)
+    small, large = MeasuredLatency([device], Linear((4, 16, 64)), tmp_path / "trials")(
+        [trial(0, 2), trial(1, 9)]
+    )
+    assert isinstance(small, DeviceError | ExportError) and isinstance(large, DeviceError | ExportError)
+    answers = MeasuredLatency([device], Linear(), tmp_path / "trials")([trial(0, 2), trial(1, 4000)])
+    assert answers[1]["latency_ms@here"] > 2 * answers[0]["latency_ms@here"] > 0
+    assert all(np.isfinite(list(answer.values())).all() for answer in answers)
