@@ -132,6 +132,12 @@ def test_png_and_jpeg_of_any_colour_mode_become_colour_if_one_is(tmp_path):
     assert set(middle[np.abs(middle - 100).max(axis=1) > 10].ravel()) <= {0, 255}  # the black and white ones
 
 
+@pytest.mark.parametrize("which", ["cat/0.png", "dog/3.png", "dog/9.png"])
+def test_one_colour_picture_makes_all_colour(tmp_path, which):
+    picture(flat(tmp_path) / which, mode="RGB")
+    assert load(settings(tmp_path)).shape == (3, 5, 6)
+
+
 def test_palette_pictures_with_transparency_load_without_a_warning(tmp_path):
     for name in ("cat", "dog"):
         for index in range(4):
@@ -168,6 +174,8 @@ def test_broken_pictures_are_left_out_and_counted(tmp_path):
     assert lost == 3
     assert everything(data) + len(test) == 17
     assert values(data.train, data.validation, test) == sorted(set(range(20)) - {3, 14, 15})
+    for split in (data.train, data.validation, test):
+        assert np.array_equal(split.y, split.x[:, 0, 0, 0] // 10)  # labels stay with their pictures
 
 
 def test_cut_jpegs_are_left_out(tmp_path):
@@ -330,6 +338,7 @@ def test_a_picture_that_would_unpack_to_a_giant_is_left_out(tmp_path, monkeypatc
 @pytest.mark.skipif(
     not MNIST.exists(), reason=f"needs {MNIST.name} in the folder shared/ beside the checkout"
 )
+@pytest.mark.long
 def test_real_mnist_loads_with_its_known_mean_and_std():
     data = load(settings(MNIST, train_limit=5000, test_limit=500))
     assert data.shape == (1, 28, 28) and data.classes == tuple("0123456789") and not data.skipped

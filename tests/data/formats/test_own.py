@@ -1,5 +1,6 @@
 """One's own function as data: any common arrays are taken, and what cannot be is said."""
 
+import importlib
 import sys
 from collections.abc import Iterator
 
@@ -90,11 +91,18 @@ def test_bytes_are_scaled_to_one_and_floats_left_alone():
 
 
 def test_images_with_nan_are_left_out_and_counted():
+    own_images = importlib.import_module("own_images")
     data, test = load(settings("nan")), load_test(settings("nan"))
     assert len(data.train) + len(data.validation) + len(test) == 18
     assert sum([*data.skipped.values(), *test.skipped.values()]) == 2
     assert set(data.skipped) | set(test.skipped) == {"pixels that are not numbers (NaN or infinite)"}
-    assert all(np.isfinite(part.x).all() for part in (data.train, data.validation, test))
+    label = {
+        (image / 255).astype(np.float32).tobytes(): y
+        for image, y in zip(own_images.x, own_images.y, strict=True)
+    }
+    for part in (data.train, data.validation, test):
+        assert np.isfinite(part.x).all()
+        assert [label[image.tobytes()] for image in part.x[:, 0]] == part.y.tolist()
 
 
 @pytest.mark.parametrize(
