@@ -25,6 +25,7 @@ from nasflow.errors import NasflowError
 from nasflow.files import locked
 
 PATIENCE_S = 10.0  # for a server that is set up but does not answer
+BARE = {"PREFECT_SERVER_UI_ENABLED": "false", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 
 
 class NoServer(NasflowError):
@@ -40,20 +41,25 @@ class OwnServer:
         self.output = output
 
     @classmethod
-    def start(cls, timeout_s: float) -> OwnServer:
-        """Start one and wait until it answers; raises NoServer."""
+    def start(cls, timeout_s: float, *, port: int = 0, with_page: bool = False) -> OwnServer:
+        """Start one and wait until it answers; raises NoServer.
+
+        `with_page` makes it a whole server, with its page and its scheduler; else it only keeps what runs tell it.
+        """
         output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
-        with socket.create_server(("127.0.0.1", 0)) as listening:
+        with socket.create_server(("127.0.0.1", port)) as listening:
             listening.set_inheritable(True)
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
             process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server", str(listening.fileno())],
+                [sys.executable, "-P", "-m", "flows.server", str(listening.fileno())],
+                env={**os.environ, **(_page_at(url) if with_page else BARE)},
                 stdin=subprocess.PIPE,  # never written to: its end tells the server that this process is gone
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[listening.fileno()],
                 start_new_session=True,  # Ctrl-C is for the run, which still has its end to report
             )
-            server = cls(process, f"http://127.0.0.1:{listening.getsockname()[1]}/api", output)
+            server = cls(process, url, output)
         try:
             # The socket listens already: the answer comes as soon as the server is up, without polling.
             httpx.get(f"{server.url}/health", timeout=timeout_s).raise_for_status()
@@ -121,6 +127,15 @@ def _check(url: str) -> None:
         )
 
 
+def _page_at(url: str) -> dict[str, str]:
+    """A page looks for its server on port 4200 unless it is told."""
+    return {
+        "PREFECT_SERVER_UI_ENABLED": "true",
+        "PREFECT_SERVER_UI_API_URL": url,
+        "PREFECT__SERVER_FINAL": "1",
+    }
+
+
 def _end_with_the_run() -> None:
     sys.stdin.buffer.read()
     os.kill(os.getpid(), signal.SIGTERM)
@@ -128,7 +143,6 @@ def _end_with_the_run() -> None:
 
 def main() -> None:
     """Serve Prefect's API on the listening socket whose file descriptor is given."""
-    os.environ.update(PREFECT_UI_ENABLED="0", PREFECT__SERVER_EPHEMERAL="1", PREFECT__SERVER_FINAL="1")
     threading.Thread(target=_end_with_the_run, daemon=True).start()
     import uvicorn
 

@@ -339,8 +339,11 @@ class Tracker:
             self._thread.submit(self._put, trial).add_done_callback(_tell)
 
     def sync(self, summary: Mapping[str, Any], trials: Sequence[Trial]) -> Future[None]:
-        """Bring MLflow up to date with all of the run, in the background. `result()` raises TrackingError."""
-        return self._thread.submit(self._sync, summary, tuple(trials))
+        """Bring MLflow up to date with all of the run, in the background. A failure is logged, and raised by
+        the future's `result()` as a TrackingError."""
+        future = self._thread.submit(self._sync, summary, tuple(trials))
+        future.add_done_callback(_tell)
+        return future
 
     def close(self) -> None:
         """Drop what is not written yet; the next `sync` of the run, in this process or another, writes it."""
@@ -354,12 +357,10 @@ class Tracker:
     def _put(self, trial: Trial) -> None:
         if self._behind:
             return
-        try:
-            with _as_tracking_error(self.address):
-                self._open().put(trial_entry(trial))
-        except TrackingError as error:
-            self._behind = True
-            log.warning("%s; the search goes on, and MLflow is brought up to date later", error)
+        self._behind = True  # until this one is written: with a store that is away, one try is enough for all
+        with _as_tracking_error(self.address):
+            self._open().put(trial_entry(trial))
+        self._behind = False
 
     def _sync(self, summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         self._behind = True
@@ -371,10 +372,12 @@ class Tracker:
 
 
 def _tell(written: Future[None]) -> None:
-    """What nobody waits for must not fail in silence."""
+    """What nobody may be waiting for must not fail in silence."""
     error = None if written.cancelled() else written.exception()
-    if error is not None:
-        log.error("a trial was not written to MLflow", exc_info=error)
+    if isinstance(error, TrackingError):
+        log.warning("%s", error)
+    elif error is not None:
+        log.error("MLflow is not up to date, through a mistake of nasflow's own: %r", error, exc_info=error)
 
 
 @contextlib.contextmanager

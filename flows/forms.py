@@ -1,0 +1,87 @@
+"""What a person fills in to start a flow, in Prefect's page or on its command line, and what it stands for."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from prefect import Flow, flow
+from prefect.runtime import flow_run
+
+from nasflow import runs
+from nasflow.errors import NasflowError
+from nasflow.experiment import Experiment, load
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Strategy = Literal["nsga2", "tpe", "random", "pymoo-nsga2"]
+
+HELP = {
+    "experiment": "A shipped experiment (digits, mnist) or the path of an experiment file, as seen from where"
+    " the flow runs.",
+    "strategy": "How networks are looked for; empty: as the experiment says.",
+    "trials": "How many networks are trained during the search; empty: as the experiment says.",
+    "overrides": "Any other setting of the experiment, as KEY=VALUE: retrain.epochs=50",
+    "folder": "The run's folder; empty: runs/NAME. What is finished there is not done again.",
+    "fresh": "Forget what is in the folder and start anew.",
+    "device": "A device's name (local-cpu), or the path of its profile.",
+    "file": "The exported network to measure: a path such as runs/digits/models/trial-3/model.onnx.",
+}
+
+
+def form(function: Callable[P, R]) -> Flow[P, R]:
+    """Make `function` a flow of its name, whose parameters are explained in Prefect's form and whose runs are
+    named after their experiment and strategy."""
+    what = inspect.getdoc(function) or ""
+    told = [f"    {name}: {HELP[name]}" for name in inspect.signature(function).parameters]
+    function.__doc__ = "\n".join([what, "", "Args:", *told])
+    return flow(
+        name=function.__name__.replace("_", "-"),
+        description=" ".join(what.split()),
+        flow_run_name=_run_name,
+    )(function)
+
+
+def _run_name() -> str:
+    """What the flow does to which experiment: `search digits with nsga2`, `profile local-cpu`."""
+    given = flow_run.parameters
+    doing = flow_run.flow_name
+    if "device" in given:
+        return f"{doing} {given['device']}"
+    try:
+        experiment = asked(
+            **{name: given.get(name) for name in ("experiment", "strategy", "trials", "overrides")}
+        )
+    except NasflowError:
+        return f"{doing} {given.get('experiment')}"
+    return title(doing, experiment)
+
+
+def title(doing: str, experiment: Experiment) -> str:
+    return f"{doing} {experiment.name} with {experiment.search.strategy.name}"
+
+
+def asked(
+    experiment: str,
+    strategy: Strategy | None = None,
+    trials: int | None = None,
+    overrides: Sequence[str] | None = None,
+) -> Experiment:
+    """The experiment that a filled-in form stands for. Raises ExperimentError."""
+    chosen: list[str] = list(overrides or ())
+    if strategy is not None:
+        chosen.append(f"search.strategy={strategy}")
+    if trials is not None:
+        chosen.append(f"search.trials={trials}")
+    return load(experiment, chosen)
+
+
+def place(experiment: Experiment, folder: str | None) -> Path:
+    """The folder of a run."""
+    return Path(folder) if folder else runs.RUNS / experiment.name
+
+
+Parameters = dict[str, Any]
