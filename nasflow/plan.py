@@ -22,6 +22,7 @@ from nasflow.evaluators.counts import Counts
 from nasflow.experiment import Experiment
 from nasflow.export import to_onnx
 from nasflow.space import Point
+from nasflow.spaces import training as training_space
 from nasflow.stages import Run
 from nasflow.stages.search import recipe, strategy
 
@@ -145,7 +146,7 @@ def _cost(run: Run, points: Sequence[Point]) -> Cost:
         for point in [points[0], *points]:
             network = run.architecture.build(point)
             start = time.perf_counter()
-            training.train(network, some, moment, seed=run.experiment.seed)
+            training.train(network, some, training_space.recipe(point, moment), seed=run.experiment.seed)
             trained = time.perf_counter()
             to_onnx(network, data.shape, file)
             for device in run.devices:
