@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 
@@ -18,9 +19,10 @@ from nasflow.study import Objective, Proposal, Trial
 class OptunaSampler:
     """Any Optuna sampler, asked and told through a study of its own in memory.
 
-    Ordered choices are integers to the sampler, the others categories. Limits are Optuna's constraints. A refused
-    trial, whose training was never paid for, is told with its violation and, for the objectives nobody knows,
-    the worst loss seen: a sampler that minds constraints never ranks it above a feasible one.
+    Ordered choices are integers to the sampler, the others categories. Limits are Optuna's constraints. What
+    nobody knows of a refused trial is told as the worst loss seen: a sampler that minds constraints never ranks
+    it above a feasible one. So is all of a failed trial, with the worst overstepping of limits too, since
+    samplers forget what Optuna calls failed and would propose it again and again.
     """
 
     def __init__(self, space: Space, objectives: Sequence[Objective], sampler: BaseSampler) -> None:
@@ -31,7 +33,8 @@ class OptunaSampler:
         self._asked: dict[frozenset[tuple[str, Scalar]], list[optuna.Trial]] = {}
         with _quiet():
             self._study = optuna.create_study(directions=["minimize"] * len(self._optimised), sampler=sampler)
-        self._worst = [0.0] * len(self._optimised)
+        self._worst: dict[str, float] = {}  # losses by metric
+        self._worst_violation = 1.0
 
     def ask(self, count: int) -> list[Proposal]:
         proposals = []
@@ -47,39 +50,44 @@ class OptunaSampler:
             self._tell(trial)
 
     def _tell(self, trial: Trial) -> None:
-        losses = self._losses(trial)
         asked = self._asked.get(frozenset(trial.point.items()))
-        if not asked:
-            if losses is not None:  # asked by an earlier run that this one did not repeat exactly
-                self._study.add_trial(
-                    optuna.trial.create_trial(
-                        params=_encoded(self._space, trial.point),
-                        distributions=self._distributions,
-                        values=losses,
-                        constraints={o.metric: o.violation(trial.metrics) for o in self._limited},
-                    )
+        mine = asked.pop(0) if asked else None
+        judged = self._judged(trial)
+        if judged is None:
+            if mine is not None:
+                self._study.tell(mine, state=TrialState.FAIL)
+            return
+        losses, violations = judged
+        if mine is None:  # asked by an earlier run that this one did not repeat exactly, or by nobody
+            self._study.add_trial(
+                optuna.trial.create_trial(
+                    params=_encoded(self._space, trial.point),
+                    distributions=self._distributions,
+                    values=losses,
+                    constraints=violations,
                 )
+            )
             return
-        mine = asked.pop(0)
-        if losses is None:
-            self._study.tell(mine, state=TrialState.FAIL)
-            return
-        for objective in self._limited:
-            mine.set_constraint(objective.metric, objective.violation(trial.metrics))
+        for metric, violation in violations.items():
+            mine.set_constraint(metric, violation)
         self._study.tell(mine, losses)
 
-    def _losses(self, trial: Trial) -> list[float] | None:
-        """What the sampler is told; None for a failure, which says nothing about the objectives."""
-        known = [o.metric in trial.metrics for o in self._optimised]
-        over = any(o.violation(trial.metrics) > 0 for o in self._limited)
-        if trial.state == "failed" or not (all(known) or over):
-            return None
+    def _judged(self, trial: Trial) -> tuple[list[float], dict[str, float]] | None:
+        """Losses and violations that the sampler is told; None for a failure before anything else is known."""
+        known = {} if trial.state == "failed" else trial.metrics
+        for o in self._optimised:
+            if o.metric in known:
+                self._worst[o.metric] = max(o.loss(known), self._worst.get(o.metric, -math.inf))
+        violations = {o.metric: o.violation(known) for o in self._limited}
+        self._worst_violation = max([self._worst_violation, *violations.values()])
+        if any(o.metric not in known for o in self._optimised) and not any(violations.values()):
+            if not self._worst:
+                return None
+            known, violations = {}, dict.fromkeys(violations, self._worst_violation)
         losses = [
-            o.loss(trial.metrics) if o.metric in trial.metrics else self._worst[i]
-            for i, o in enumerate(self._optimised)
+            o.loss(known) if o.metric in known else self._worst.get(o.metric, 0.0) for o in self._optimised
         ]
-        self._worst = [max(a, b) for a, b in zip(self._worst, losses, strict=True)]
-        return losses
+        return losses, violations
 
 
 @contextlib.contextmanager
