@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -204,6 +205,12 @@ def test_what_is_no_answer_is_said_and_never_taken_for_one(text, said, tmp_path,
         broken.check()
 
 
+def test_the_runner_never_takes_a_module_of_nasflow_for_another(tmp_path):
+    safe = _program(tmp_path, "import json, os; print(json.dumps({'environment': dict(os.environ)}))")
+    told = local(python=safe)._ask([], (3, 3), 0.01)
+    assert told.environment["PYTHONSAFEPATH"] == "1"
+
+
 def test_a_device_that_hangs_is_given_up(tmp_path, files, monkeypatch):
     monkeypatch.setattr(devices, "DEADLINE_S", 0.8)
     with pytest.raises(DeviceError, match=r"no answer within 1 s for .*small\.onnx"):
@@ -263,16 +270,16 @@ def test_a_file_that_is_missing_or_cannot_run_is_named(files, tmp_path):
 # one caller at a time
 
 
-def _hold(seconds, began):
-    with devices._held("board"):
+def _hold(seconds, began, device):
+    with devices._held(device):
         began.set()
         time.sleep(seconds)
 
 
-def _holder(seconds):
+def _holder(seconds, device="board"):
     spawn = multiprocessing.get_context("spawn")
     began = spawn.Event()
-    process = spawn.Process(target=_hold, args=(seconds, began), daemon=True)
+    process = spawn.Process(target=_hold, args=(seconds, began, device), daemon=True)
     process.start()
     assert began.wait(30)
     return process
@@ -283,6 +290,14 @@ def test_a_second_caller_waits_for_the_first():
     start = time.monotonic()
     with devices._held("board"):
         assert time.monotonic() - start > 0.5
+    process.join(10)
+
+
+def test_measuring_waits_for_whoever_measures_on_the_same_machine(files):
+    process = _holder(1.0, f"local-{socket.gethostname()}")
+    start = time.monotonic()
+    local().check()
+    assert time.monotonic() - start > 0.5
     process.join(10)
 
 

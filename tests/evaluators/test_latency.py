@@ -135,7 +135,7 @@ def test_a_device_that_is_away_stops_the_search(tmp_path):
 
 
 def test_the_weights_are_the_same_every_time_and_randomness_is_left_alone(tmp_path):
-    before = torch.get_rng_state()
+    before = torch.manual_seed(123).get_state()
     MeasuredLatency([Fake()], Linear(), tmp_path / "a")([trial(0, 3)])
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(5)
