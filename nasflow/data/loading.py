@@ -25,6 +25,7 @@ from nasflow.files import replacing
 # What happens to images after they are read, so that changing it leaves kept ones good.
 _AFTER_READING = {"augment", "mean", "normalise", "scale", "std", "validation"}
 _CACHE_FORMAT = 1
+_KEPT = {"cifar", "folder"}  # the other formats are about as quick to read as what would be kept of them
 # One independent stream of random numbers a decision, so that one setting does not shift another's draw.
 _TEST_SHARE, _LIMIT, _VALIDATION, _TEST_ORDER = range(4)
 
@@ -32,7 +33,7 @@ _TEST_SHARE, _LIMIT, _VALIDATION, _TEST_ORDER = range(4)
 def load(settings: DataSettings, cache: Path | None = None) -> Data:
     """Training and validation images with what is needed to use them. Nothing of the test part is read.
 
-    In the folder `cache`, decoded images of a folder or archive are kept, to be found again as long as files and
+    In the folder `cache`, the images of a slow format (pictures, pickles) are kept, to be found again as long as files and
     settings stay the same; it may be deleted at any time. Raises DataError.
     """
     pictures = _pictures(settings, cache, test=False)
@@ -74,8 +75,8 @@ class _Pictures:
 
 
 def _pictures(settings: DataSettings, cache: Path | None, *, test: bool) -> _Pictures:
-    if cache is None or settings.name != "folder" or settings.path is None:
-        return _read(settings, test=test)  # the other formats are arrays already
+    if cache is None or settings.path is None or settings.name not in _KEPT:
+        return _read(settings, test=test)
     file = cache / f"{_cache_key(settings, settings.path.expanduser(), test=test)}.npz"
     kept = _kept(file)
     if kept is not None:

@@ -1,5 +1,6 @@
 """CIFAR batches as Python 2 and 3 wrote them; a pickle that asks for more than plain data is refused, not run."""
 
+import os
 import pickle
 import struct
 import tarfile
@@ -91,6 +92,17 @@ def test_the_archive_gives_the_same(tmp_path):
     one, other = settings(root), settings(tmp_path / "cifar-10-python.tar.gz")
     assert load(one).sha256 == load(other).sha256
     assert digest(load_test(one)) == digest(load_test(other))
+
+
+def test_a_second_load_reads_the_cache_and_gives_the_same(tmp_path):
+    root = cifar(tmp_path / "set")
+    one, test = load(settings(root), tmp_path / "cache"), load_test(settings(root), tmp_path / "cache")
+    for file in root.iterdir():
+        times = file.stat()
+        file.write_bytes(bytes(times.st_size))
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert load(settings(root), tmp_path / "cache").sha256 == one.sha256
+    assert digest(load_test(settings(root), tmp_path / "cache")) == digest(test)
 
 
 def test_loading_never_opens_the_test_batch(tmp_path):
