@@ -14,7 +14,7 @@ Names of the choices, `K` counting from 1:
     stageK.width        channels that leave the stage    stageK.stride      of its first block
     stageK.expansion    channels inside a block, as a multiple of those that enter it
     stageK.kernel       side of the depthwise kernel
-    stageK.activation   relu or hardswish; the stem takes that of the first stage there is, the head of the last
+    stageK.activation   relu or hardswish; the stem takes that of the first stage, the head of the last
     stageK.squeeze      whether blocks weigh their channels by the whole image (squeeze-excite)
     head.width          channels before the linear layer; 0: no head
 
@@ -88,9 +88,9 @@ def space(
     """The networks for images of `shape` (channels, height, width); what is not set follows the shorter side.
 
     Settings list the options of a choice, for all stages alike, except `strides`, which has one number per
-    stage, and `widths`, which has one list of options per stage. More `stages` than the default repeat its last
-    one, without stride. Depth 0 is offered to the stages that may vanish: the last one, and those that keep the
-    size of the image, the first excepted.
+    stage, and `widths`, which has one list of options per stage. More `stages` than the default repeat its
+    last one, without stride. Depth 0 is offered to the stages that may vanish: the last one, and those that
+    keep the size of the image, the first excepted.
 
     >>> small = space((1, 8, 8), 10, kernels=[3])
     >>> small["stage1.depth"].options, small["stage3.depth"].options, small["stage2.kernel"].options
@@ -217,7 +217,7 @@ def larger(point: Mapping[str, Scalar], *, width: float = 1.0, depth: int = 0) -
 
 
 class InvertedResidual(nn.Module):
-    """The block: widen by a 1x1 convolution, mix each channel with its neighbours in the image, narrow again.
+    """The block: widen by a 1x1 convolution, mix neighbours in the image channel by channel, narrow again.
 
     `residual` says that its input is added to its output: shapes agree, so a network fits together without it.
     With `expansion` 1 there is no widening, as in MobileNetV2.
