@@ -330,7 +330,9 @@ def _identity(model: nn.Module, data: Data, recipe: Recipe, seed: int, taught: b
         {
             "recipe": asdict(recipe),
             "seed": seed,
-            "data": [data.sha256, len(data.train), len(data.validation), list(data.augment)],
+            "data": [data.sha256, len(data.train), len(data.validation)],
+            "augment": data.augment,
+            "preprocess": asdict(data.preprocess),
             "teacher": taught,
             "weights": weights,
         }
