@@ -33,8 +33,8 @@ _TEST_SHARE, _LIMIT, _VALIDATION, _TEST_ORDER = range(4)
 def load(settings: DataSettings, cache: Path | None = None) -> Data:
     """Training and validation images with what is needed to use them. Nothing of the test part is read.
 
-    In the folder `cache`, the images of a slow format (pictures, pickles) are kept, to be found again as long as files and
-    settings stay the same; it may be deleted at any time. Raises DataError.
+    In the folder `cache`, images of a slow format (pictures, pickles) are kept and found again as long as files
+    and settings stay the same; it may be deleted at any time. Raises DataError.
     """
     pictures = _pictures(settings, cache, test=False)
     try:
