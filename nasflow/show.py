@@ -38,7 +38,7 @@ def summary(found: Mapping[str, Any], folder: Path, tracking: str, console: Cons
 
 def stages(said: facts.Summary) -> Table:
     """What each stage did, and how long it took."""
-    table = _table("Stages", "", _number("time"), "")
+    table = _table("Stages", "", Column(justify="right"), "")
     for name, stage in facts.table(said.get("stages")).items():
         status = str(stage.get("status"))
         table.add_row(
@@ -68,13 +68,15 @@ def front(said: facts.Summary) -> Table:
 
 def compression(said: facts.Summary) -> Table:
     """Every step of compression: kept or refused and why, with its numbers before and after."""
+    asked = [str(goal.get("metric")) for goal in facts.rows(said.get("objectives"))]
+    metrics = list(dict.fromkeys(["error", *asked, "size_kb"]))
     table = _table("Compression", "", "")
     for step in facts.rows(said.get("compression")):
         before, after = facts.numbers(step.get("before")), facts.numbers(step.get("after"))
         changes = (
             f"{facts.metric(name).label} {words.amount(name, before[name])} → {words.amount(name, after[name])}"
-            for name in before
-            if name in after
+            for name in metrics
+            if name in before and name in after
         )
         verdict = Text("kept", "green") if step.get("accepted") else Text("refused", "dim")
         reason = Text(words.capital(str(step.get("reason") or "")))
@@ -185,6 +187,7 @@ def _number(title: str) -> Column:
 
 def _table(title: str, *columns: Column | str) -> Table:
     """A table whose first column stays in one piece however narrow the window is."""
-    made = Table(Column("", no_wrap=True), *columns, box=box.SIMPLE_HEAD)
+    titled = any(column.header if isinstance(column, Column) else column for column in columns)
+    made = Table(Column("", no_wrap=True), *columns, box=box.SIMPLE_HEAD, show_header=titled)
     made.title, made.title_justify, made.title_style = title, "left", "bold"
     return made
