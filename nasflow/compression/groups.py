@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 import torch_pruning
 from torch import nn
+from torch.nn.utils import skip_init
 
 from nasflow.errors import NasflowError
 
@@ -85,13 +86,19 @@ Removed = Mapping[str, torch.Tensor]
 def trace(model: nn.Module, shape: Sequence[int]) -> Traced:
     """Find the groups of `model` for inputs of `shape` (channels, height, width).
 
-    Groups that reach the output of the network are left out. The model is run once, in evaluation mode, and
-    left as it was. What no layer of PyTorch's own makes (a bare parameter, say) is followed as far as
+    Groups that reach the input or the output of the network are left out. The model is run once, in evaluation
+    mode, and left as it was. What no layer of PyTorch's own makes (a bare parameter, say) is followed as far as
     Torch-Pruning can; `remove` checks whether that was far enough.
     """
     order: dict[nn.Module, None] = {}
-    ends: list[nn.Module] = []
     made: dict[nn.Module, torch.Tensor] = {}
+    x = example(model, shape)
+    # Torch-Pruning only knows channels that a layer makes: this one makes those of the input, unchanged.
+    entry: nn.Module = nn.Identity()
+    if len(shape) == 3:
+        entry = skip_init(nn.Conv2d, shape[0], shape[0], 1, bias=False, device=x.device, dtype=x.dtype)
+        nn.init.dirac_(entry.get_parameter("weight"))
+    ends = [entry]
 
     def note(module: nn.Module, _: object, output: object) -> None:
         if isinstance(output, torch.Tensor):
@@ -111,7 +118,7 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Traced:
         hooks = [leaf.register_forward_hook(note) for leaf in leaves]
         graph = torch_pruning.DependencyGraph()
         try:
-            graph.build_dependency(model, example(model, shape), forward_fn=run, verbose=False)
+            graph.build_dependency(nn.Sequential(entry, model), x, forward_fn=run, verbose=False)
         except (RuntimeError, ValueError, TypeError) as error:
             raise PruneError(
                 f"cannot run the network on an input of shape {tuple(shape)}: {error}"
@@ -120,7 +127,8 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Traced:
             for hook in hooks:
                 hook.remove()
         made.clear()
-        names = {module: name for name, module in model.named_modules()}
+        names: dict[object, str] = {module: name for name, module in model.named_modules()}
+        names |= {parameter: name for name, parameter in model.named_parameters()}
         return Traced(model, tuple(_groups(graph, list(order), set(ends), names)), graph)
 
 
@@ -173,7 +181,7 @@ def remove(traced: Traced, shape: Sequence[int], removed: Removed) -> None:
 
 
 def _groups(
-    graph: Any, order: Sequence[nn.Module], ends: set[nn.Module], names: Mapping[nn.Module, str]
+    graph: Any, order: Sequence[nn.Module], ends: set[nn.Module], names: Mapping[object, str]
 ) -> Iterator[Group]:
     """A group for each layer in `order` whose channels no group before it covers."""
     covered: set[nn.Module] = set()
@@ -196,9 +204,7 @@ def _groups(
                 covered.add(module)
             at_end = isinstance(module, torch_pruning.ops._OutputOp) or (side == "out" and module in ends)
             prunable &= not (at_end or None in roots or _sliced_transposed(module))
-            layer = (
-                graph._param_to_name.get(module) if isinstance(module, nn.Parameter) else names.get(module)
-            )
+            layer = names.get(module)
             if layer is not None and prunable:  # the others are operations without weights
                 step = math.lcm(step, _slices(module))
                 members.append(Member(layer, module, side, torch.tensor(index), torch.tensor(roots)))

@@ -270,30 +270,21 @@ def _sound(model: nn.Module, shape: Sequence[int], shares: Mapping[str, float]) 
 def _independent(
     model: nn.Module, shape: Sequence[int], offered: Sequence[str], least: Mapping[str, float]
 ) -> tuple[str, ...]:
-    """The blocks that may go whatever else goes.
+    """The blocks without which channels can still be pruned.
 
-    Without a block, its input and output are one group. That is nothing new where a shortcut tied them and the
-    layer that makes these channels first is still there; else they may now be tied to the network's input, so
-    pruning is tried without the block.
+    Without a block its input and output are one group. That is nothing new where a shortcut tied them already;
+    elsewhere it is tried.
     """
     whole = trace(copy.deepcopy(model), shape).groups
+    before = {group.name: set(group.layers) for group in whole}
 
-    def fine(gone: Sequence[str]) -> bool:
-        return _works(blocks.without(model, gone), shape, whole, least)
+    def fine(name: str) -> bool:
+        reduced = blocks.without(model, [name])
+        left = _named(trace(copy.deepcopy(reduced), shape), whole)
+        tied_before = all(set(group.layers) <= before[was] for group, was in left)
+        return tied_before or _works(reduced, shape, whole, least)
 
-    def tied_before(name: str) -> bool:
-        layers = {group.name: set(group.layers) for group in whole}
-        left = _named(trace(blocks.without(model, [name]), shape), whole)
-        return all(group.name == was and set(group.layers) <= layers[was] for group, was in left)
-
-    good = [name for name in offered if tied_before(name) or fine([name])]
-    if fine(good):
-        return tuple(good)
-    together: list[str] = []
-    for name in good:
-        if fine([*together, name]):
-            together.append(name)
-    return tuple(together)
+    return tuple(name for name in offered if fine(name))
 
 
 def _gone(model: nn.Module, shape: Sequence[int], offered: Sequence[str], out: Sequence[str]) -> Gone:

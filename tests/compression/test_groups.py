@@ -57,6 +57,19 @@ def test_outputs_of_the_network_are_in_no_group():
     assert trace(nn.Sequential(nn.Conv2d(3, 8, 8), nn.Flatten(), nn.Softmax(1)), SHAPE).groups == ()
 
 
+def test_channels_of_the_input_are_in_no_group_but_counted_where_it_is_concatenated():
+    def compute(net: Computes, x: torch.Tensor) -> torch.Tensor:
+        return net.head(net.join(torch.cat([x, net.a(x)], 1) * torch.cat([net.b(x), net.c(x)], 1)))
+
+    layers = {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 3, 1), "c": nn.Conv2d(3, 4, 1)}
+    model = Computes(compute, **layers, join=nn.Conv2d(7, 8, 1), head=head(8))
+    groups = {group.name: group for group in trace(model, SHAPE).groups}
+    assert groups.keys() == {"a", "join"}
+    assert set(groups["a"].layers) == {"a", "c"}
+    (reader,) = (member for member in groups["a"].members if member.side == "in")
+    assert reader.index.tolist() == [3, 4, 5, 6]
+
+
 def test_grouped_layers_lose_as_many_channels_from_each_slice():
     model = NETWORKS["grouped"]()
     assert {group.name: group.step for group in trace(model, SHAPE).groups} == {"0.0": 4, "1.0": 4, "2.0": 1}

@@ -20,7 +20,7 @@ from networks import (
 from torch import nn
 
 from nasflow.compression import criteria, prune
-from nasflow.compression.groups import PruneError, output
+from nasflow.compression.groups import Group, PruneError, output, trace
 
 torch.set_num_threads(1)
 
@@ -162,12 +162,18 @@ def test_without_a_block_that_ties_nothing_its_input_and_output_become_one_group
     )
 
 
-def test_a_block_that_keeps_the_input_of_the_network_apart_stays():
-    model = nn.Sequential(convolution(3, 3), InvertedResidual(3, 3), convolution(3, 16), head(16))
-    names = {choice.name for choice in prune.space(model, SHAPE, round_to=1).parameters}
-    assert "channels.0.0" in names
-    assert "block.0" not in names
-    assert "block.1" in names
+def test_channels_that_blocks_kept_apart_from_the_input_stay_once_these_are_gone():
+    model = nn.Sequential(convolution(3, 3), convolution(3, 3), InvertedResidual(3, 3), head(3))
+    space = prune.space(model, SHAPE, round_to=1, keep=(0.34,))
+    policy = prune.uniform(space, 0.34)
+    assert {"channels.0.0", "channels.1.0", "block.0", "block.1"} < policy.keys()
+    one = prune.apply({**policy, "block.0": False}, model, SHAPE)
+    assert one[1][0].out_channels == one[2].layers[3][0].out_channels == 1
+    none = prune.apply({**policy, "block.0": False, "block.1": False}, model, SHAPE)
+    assert none[2].layers[3][0].out_channels == 3
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        prune.apply(space.sample(rng), model, SHAPE)
 
 
 def test_protected_layers_and_blocks_stay():
@@ -193,6 +199,44 @@ def test_what_cannot_be_pruned_safely_is_not_offered():
         last=nn.Linear(16 * 64, 5),
     )
     assert prune.space(model, SHAPE).parameters == ()
+
+
+@pytest.mark.parametrize("halves", ["one after the other", "in turns"])
+def test_channels_that_are_cut_in_halves_are_not_offered(halves):
+    """Some choices of channels leave the halves alike: the first ones in one case, an even draw in the other."""
+
+    def compute(net: Computes, x: torch.Tensor) -> torch.Tensor:
+        x = net.wide(x)
+        gate, value = x.chunk(2, 1) if halves == "one after the other" else (x[:, ::2], x[:, 1::2])
+        return net.head(gate.sigmoid() * value)
+
+    model = Computes(compute, wide=nn.Conv2d(3, 4, 1), head=head(2))
+    assert prune.space(model, SHAPE, round_to=1, keep=(0.5,)).parameters == ()
+
+
+def test_what_cannot_be_pruned_is_found_in_networks_whose_signals_die_too():
+    def compute(net: Computes, x: torch.Tensor) -> torch.Tensor:
+        shuffled = net.first(x).unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return net.head(net.second(shuffled))
+
+    model = Computes(compute, first=nn.Conv2d(3, 8, 1), second=nn.Conv2d(8, 8, 1), head=head(8))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e-4)
+    assert [choice.name for choice in prune.space(model, SHAPE, round_to=4).parameters] == ["channels.second"]
+
+
+def test_criteria_see_the_gradients_of_the_original():
+    model = residual()
+    model(torch.randn(2, *SHAPE)).square().sum().backward()
+
+    def first_order(group: Group) -> torch.Tensor:
+        root = group.members[0].module
+        return (root.weight * root.weight.grad).abs().sum((1, 2, 3))
+
+    pruned = prune.apply({"channels.1.first.0": 0.5}, model, SHAPE, criterion=first_order)
+    best = first_order(trace(model, SHAPE).groups[1]).argsort(descending=True)[:8].sort().values
+    assert torch.equal(pruned[1].first[0].weight, model[1].first[0].weight[best])
 
 
 def test_a_point_means_the_same_to_an_unpickled_space_after_json():
