@@ -42,6 +42,7 @@ UNREADABLE = (
     TypeError,
     LookupError,
     EOFError,
+    OSError,
     AttributeError,
 )
 
