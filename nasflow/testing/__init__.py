@@ -1,0 +1,31 @@
+"""The contracts of nasflow's nouns as pytest classes: subclass one, name your plug-in, and it is held to the noun.
+
+    from nasflow.testing import StrategyContract, StrategyUnderTest
+
+    class TestMine(StrategyContract):
+        @pytest.fixture
+        def strategy(self) -> StrategyUnderTest:
+            return StrategyUnderTest(my_strategy, other={"population": 12})
+
+Needs pytest, which nasflow itself does not.
+"""
+
+import pytest
+
+# Before the classes are imported: failing asserts in them then show their values, as they do in test files.
+pytest.register_assert_rewrite("nasflow.testing.spaces", "nasflow.testing.strategies")
+
+from nasflow.testing.spaces import NetworkSpaceContract, SpaceContract, SpaceUnderTest  # noqa: E402
+from nasflow.testing.strategies import StrategyContract, StrategyUnderTest  # noqa: E402
+from nasflow.testing.toys import Toy, joint, networks  # noqa: E402
+
+__all__ = [
+    "NetworkSpaceContract",
+    "SpaceContract",
+    "SpaceUnderTest",
+    "StrategyContract",
+    "StrategyUnderTest",
+    "Toy",
+    "joint",
+    "networks",
+]
