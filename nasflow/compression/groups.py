@@ -17,7 +17,6 @@ from typing import Any, Literal
 import torch
 import torch_pruning
 from torch import nn
-from torch.nn.utils import skip_init
 
 from nasflow.errors import NasflowError
 
@@ -96,7 +95,10 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Traced:
     # Torch-Pruning only knows channels that a layer makes: this one makes those of the input, unchanged.
     entry: nn.Module = nn.Identity()
     if len(shape) == 3:
-        entry = skip_init(nn.Conv2d, shape[0], shape[0], 1, bias=False, device=x.device, dtype=x.dtype)
+        # Made on no device first, where drawing its weights leaves the global random state alone.
+        entry = nn.Conv2d(shape[0], shape[0], 1, bias=False, device="meta", dtype=x.dtype).to_empty(
+            device=x.device
+        )
         nn.init.dirac_(entry.get_parameter("weight"))
     ends = [entry]
 
