@@ -46,7 +46,8 @@ class Deployed:
         images = np.asarray(x)
         if images.ndim == 3:
             images = images[:, None]
-        return run_file(self.file, preprocess(images)).argmax(axis=1)
+        classes: NDArray[np.int64] = run_file(self.file, preprocess(images)).argmax(axis=1)
+        return classes
 
     def export(self, path: str | os.PathLike[str]) -> Path:
         """Copy the ONNX file to `path`, its certificate beside it."""

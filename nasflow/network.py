@@ -17,6 +17,7 @@ from nasflow import names
 from nasflow.compression import prune
 from nasflow.errors import NasflowError
 from nasflow.space import Point, Scalar, Space
+from nasflow.spaces import training as training_space
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Architecture:
         for part in self.parts:
             module = names.resolve("space", part.name)
             if hasattr(module, "build"):
-                network: nn.Module = module.build(point, self.shape, self.classes)
+                network: nn.Module = module.build(training_space.without(point), self.shape, self.classes)
                 return network
         raise NasflowError(f"none of {[part.name for part in self.parts]} builds networks; mobile does")
 
@@ -143,4 +144,8 @@ class Pruning:
         )
 
     def build(self, policy: Mapping[str, Scalar]) -> nn.Module:
-        return prune.apply(dict(policy), self.parent.build(self.architecture), self.architecture.shape)
+        return prune.apply(policy, self.parent.build(self.architecture), self.architecture.shape)
+
+    def teacher(self, policy: Mapping[str, Scalar]) -> nn.Module:
+        """Whom every pruned network learns from: the parent as it is."""
+        return self.parent.build(self.architecture)

@@ -27,6 +27,7 @@ from nasflow.network import Network, Pruning
 from nasflow.pool import Processes
 from nasflow.record import open_record
 from nasflow.space import Choice, Point, Space
+from nasflow.spaces import training as training_space
 from nasflow.stages.run import Run
 from nasflow.stages.search import BATCH_PER_WORKER, recipe
 from nasflow.strategies.listed import Listed
@@ -160,7 +161,7 @@ def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> 
         **settings.strategy.arguments,
     )
     trials = folder / "trials"
-    training = recipe(run, "compress")
+    training = training_space.recipe(pruning.parent.point, recipe(run, "compress"))
     evaluate = Evaluate(
         train=Accuracy(
             pruning,
@@ -168,7 +169,7 @@ def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> 
             training,
             trials,
             experiment.seed,
-            teacher=pruning.parent.loaded(run.architecture),
+            teacher=pruning.teacher,
         ),
         cheap=Counts(pruning, training.batch_size),
         measure=MeasuredLatency(run.devices, pruning, trials),
@@ -200,7 +201,8 @@ def first_policies(space: Space) -> list[Point]:
     without = [{**whole, name: False} for name in blocks]
     if len(blocks) > 1:
         without.insert(0, {**whole, **dict.fromkeys(blocks, False)})
-    shares = sorted({o for p in space.parameters if isinstance(p, Choice) for o in p.options if _is_share(o)})
+    options = [o for p in space.parameters if isinstance(p, Choice) for o in p.options]
+    shares = sorted({o for o in options if isinstance(o, float)})
     narrower = [prune.uniform(space, share) for share in reversed(shares) if share < 1.0]
     mixed = [narrow for pair in zip(without, narrower, strict=False) for narrow in pair]
     return mixed + without[len(narrower) :] + narrower[len(without) :]
@@ -209,10 +211,6 @@ def first_policies(space: Space) -> list[Point]:
 def whole_policy(space: Space) -> Point:
     """The policy that removes nothing."""
     return prune.uniform(space, 1.0)
-
-
-def _is_share(option: object) -> bool:
-    return isinstance(option, float)
 
 
 def _worth_judging(study: Study, allowed: float) -> list[Trial]:

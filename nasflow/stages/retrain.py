@@ -22,7 +22,8 @@ from nasflow.loop import run as search_loop
 from nasflow.network import Architecture, Network
 from nasflow.pool import Processes
 from nasflow.record import open_record
-from nasflow.space import Choice, Scalar, Space
+from nasflow.space import Choice, Point, Scalar, Space
+from nasflow.spaces import training as training_space
 from nasflow.stages.compress import network_of, picked
 from nasflow.stages.run import Run
 from nasflow.stages.search import recipe
@@ -115,7 +116,8 @@ def _train(
         teacher = Teachers(
             meaning, {name: Network.from_dict(said["network"]) for name, said in teachers.items()}
         )
-    points = [{"network": n.name, "seed": seed} for n in networks for seed in range(seeds)]
+    accuracy = Accuracy(meaning, (run.data,), recipe(run, "retrain"), folder, run.experiment.seed, teacher)
+    points: list[Point] = [{"network": n.name, "seed": seed} for n in networks for seed in range(seeds)]
 
     def show(trial: Trial) -> None:
         run.notify("retrain", min(study.spent, len(points) - 1), len(points), str(trial.point["network"]))
@@ -125,16 +127,7 @@ def _train(
         search_loop(
             study,
             Listed(points),
-            Evaluate(
-                Accuracy(
-                    meaning,
-                    run.folds[:1],
-                    recipe(run, "retrain"),
-                    folder,
-                    run.experiment.seed,
-                    teacher=teacher,
-                )
-            ),
+            Evaluate(InFull(accuracy, meaning)),
             pool,
             trials=len(points),
             batch=len(points),
@@ -143,6 +136,18 @@ def _train(
     finally:
         pool.close()
     return [_result(study, folder, network) for network in networks]
+
+
+@dataclass(frozen=True)
+class InFull:
+    """Trains each network by the retraining recipe, but for what its own point says about training."""
+
+    accuracy: Accuracy
+    meaning: Retraining
+
+    def __call__(self, trial: Trial) -> dict[str, float]:
+        point = self.meaning.network(trial.point).point
+        return replace(self.accuracy, recipe=training_space.recipe(point, self.accuracy.recipe))(trial)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from nasflow import experiment as experiments
 from nasflow import names
@@ -39,7 +39,7 @@ def strategy(run: Run, space: Space, objectives: Sequence[Objective]) -> Strateg
     return made
 
 
-def recipe(run: Run, stage: str) -> Recipe:
+def recipe(run: Run, stage: Literal["search", "compress", "retrain"]) -> Recipe:
     """How networks are trained in a stage."""
     return Recipe(**experiments.recipe_settings(run.experiment, stage))
 

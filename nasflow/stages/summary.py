@@ -14,6 +14,7 @@ import psutil
 
 import nasflow
 from nasflow import pareto
+from nasflow.evaluators.accuracy import RESULT
 from nasflow.files import read_json, write_json
 from nasflow.stages.run import STAGES, TRAINING_MEMORY, Run
 from nasflow.study import Metrics, Study
@@ -133,8 +134,7 @@ def _shown(metrics: Metrics) -> dict[str, float]:
 
 
 def _retrained(result: dict[str, Any]) -> dict[str, Any]:
-    history = Path(result["folder"]) / "history.json"
-    epochs = read_json(history) if history.exists() else []
+    epochs = read_json(Path(result["folder"]) / RESULT)["epochs"][0]
     return {
         "name": result["name"],
         "error": result["error"],
