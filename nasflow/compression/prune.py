@@ -124,21 +124,16 @@ def uniform(space: Space, share: float) -> Point:
 class Gone:
     """Fold: what lies in a block that is left out, or is tied to its input without it, has no say.
 
-    `under`: choice of a block -> choices that mean nothing without it; `layers`: choice of a group -> its
-    layers, since a group also goes when several blocks together take all of them.
+    `under`: choice of a block -> choices that mean nothing without it.
     """
 
     under: tuple[tuple[str, tuple[str, ...]], ...]
-    layers: tuple[tuple[str, tuple[str, ...]], ...]
 
     def __call__(self, point: Point) -> Point:
         folded = dict(point)
-        out = [name for name, _ in self.under if not point[name]]
-        silent = {choice for name, choices in self.under if name in out for choice in choices}
-        paths = [name.removeprefix(BLOCK) for name in out]
-        silent |= {name for name, layers in self.layers if all(_touches(layer, paths) for layer in layers)}
-        for name in silent:
-            folded[name] = True if name.startswith(BLOCK) else 1.0
+        for block, silent in self.under:
+            if not point[block]:
+                folded |= {name: True if name.startswith(BLOCK) else 1.0 for name in silent}
         return folded
 
 
@@ -295,5 +290,4 @@ def _gone(model: nn.Module, shape: Sequence[int], offered: Sequence[str], out: S
         silent = [CHANNELS + name for name in offered if name not in left]
         silent += [BLOCK + name for name in out if name.startswith(f"{block}.")]
         under.append((BLOCK + block, tuple(silent)))
-    layers = tuple((CHANNELS + g.name, g.layers) for g in whole if g.name in offered)
-    return Gone(tuple(under), layers)
+    return Gone(tuple(under))

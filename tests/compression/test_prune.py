@@ -99,6 +99,13 @@ def test_options_are_multiples_or_everything_and_none_twice():
     assert {c.name: c.options for c in finer.parameters}["channels.1.0"] == (1.0, 0.5)
 
 
+def test_options_of_grouped_layers_are_multiples_of_their_slices_too():
+    model = nn.Sequential(convolution(3, 48), convolution(48, 48, groups=3), head(48))
+    options = {choice.name: choice.options for choice in prune.space(model, SHAPE, round_to=8).parameters}
+    assert options == {"channels.0.0": (1.0, 0.5), "channels.1.0": (1.0, 0.5)}
+    assert prune.apply({"channels.0.0": 0.7}, model, SHAPE)[0][0].out_channels == 33
+
+
 def test_the_channels_that_matter_least_go_first():
     model = trained(chain)
     weights = model[1][0].weight.abs().sum((1, 2, 3))
