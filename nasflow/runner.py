@@ -322,6 +322,9 @@ def settle(threads: int, core: int | None) -> None:
         with open("/proc/self/autogroup", "w") as file:
             file.write("-20")
     pinning = hasattr(os, "sched_setaffinity")
+    allowed = os.sched_getaffinity(0) if pinning else set()
+    if core is not None and core not in allowed:
+        sys.exit(f"cannot run on core {core}, only on {sorted(allowed) or 'those the system picks'}")
     cores = fast_cores() if pinning else []
     before, own = busy_ticks(), time.process_time()
     if pinning:
@@ -337,6 +340,7 @@ def settle(threads: int, core: int | None) -> None:
 
 def answer(spec: dict[str, Any]) -> dict[str, Any]:
     """Time the files of a spec."""
+    parent = os.getppid()
     threads, batch = int(spec["threads"]), int(spec["batch"])
     settle(threads, spec["core"])
     import numpy as np
@@ -347,13 +351,12 @@ def answer(spec: dict[str, Any]) -> dict[str, Any]:
     for model in models:  # before any time is spent on the others
         try:
             load(model, threads, batch, draw)()
-        except CannotRun as error:
+        except Exception as error:  # a file can be wrong in ways that only show when it is run
             return {**told, "error": str(error), "model": model if isinstance(model, str) else "reference"}
     if not spec["models"]:
         return told
     least, most = spec["loads"]
     plan = Plan(least, most, spec["precision"], int(1e9 * spec["budget_s"] * len(spec["models"])))
-    parent = os.getppid()
     gc.collect()
     gc.disable()
     before, worked, began = _interruptions(), time.process_time(), time.perf_counter()

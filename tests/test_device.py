@@ -205,6 +205,12 @@ def test_what_is_no_answer_is_said_and_never_taken_for_one(text, said, tmp_path,
         broken.check()
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system does not pin to cores")
+def test_a_core_that_is_not_there_is_said():
+    with pytest.raises(Unreachable, match=r"here: .*cannot run on core 4095, only on \[\d"):
+        local(core=4095).check()
+
+
 def test_the_runner_never_takes_a_module_of_nasflow_for_another(tmp_path):
     safe = _program(tmp_path, "import json, os; print(json.dumps({'environment': dict(os.environ)}))")
     told = local(python=safe)._ask([], (3, 3), 0.01)

@@ -280,6 +280,25 @@ def test_a_file_that_cannot_run_is_told_before_time_is_spent_on_others(tmp_path)
     assert "models" not in told
 
 
+def test_a_file_that_only_fails_when_it_runs_is_told_too(tmp_path):
+    indices = helper.make_tensor("indices", TensorProto.INT64, [1], [7])
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["input", "indices"], ["logits"], axis=0)],
+        "beyond",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [indices],
+    )
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        ).SerializeToString()
+    )
+    told = json.loads(start(text=json.dumps(spec([bad]))).stdout)
+    assert told["model"] == str(bad) and "indices element out of data bounds" in told["error"]
+
+
 def test_only_the_answer_is_on_stdout(tmp_path):
     (tmp_path / "numpy.py").write_text(
         "import os, sys\n"
