@@ -28,7 +28,7 @@ from nasflow.pool import Processes
 from nasflow.record import open_record
 from nasflow.space import Choice, Point, Space
 from nasflow.spaces import training as training_space
-from nasflow.stages.run import Run
+from nasflow.stages.run import TRAINING_MEMORY, Run
 from nasflow.stages.search import BATCH_PER_WORKER, recipe
 from nasflow.strategies.listed import Listed
 from nasflow.study import Metrics, Objective, Study, Trial
@@ -254,7 +254,7 @@ def _judge(
         accepted, reason = True, f"smaller: {earlier['size_kb']:.1f} kB -> {later['size_kb']:.1f} kB"
     else:
         accepted, reason = False, f"not measurably faster: {_numbers(run.devices, earlier, later)}"
-    shared = [metric for metric in earlier if metric in later]
+    shared = [metric for metric in earlier if metric in later and metric != TRAINING_MEMORY]
     return Step(
         network,
         kind,

@@ -9,10 +9,11 @@ from nasflow import experiment as experiments
 from nasflow import names
 from nasflow.evaluators.accuracy import Accuracy
 from nasflow.evaluators.counts import Counts
+from nasflow.evaluators.given import GivenWeights
 from nasflow.evaluators.latency import MeasuredLatency
 from nasflow.loop import Evaluate, Observer, Strategy
 from nasflow.loop import run as search_loop
-from nasflow.pool import Processes
+from nasflow.pool import Processes, Train
 from nasflow.space import Space
 from nasflow.stages.run import Infeasible, Run
 from nasflow.study import Objective, Study, Trial
@@ -46,10 +47,13 @@ def recipe(run: Run, stage: Literal["search", "compress", "retrain"]) -> Recipe:
 
 def evaluation(run: Run) -> Evaluate:
     """Counted by arithmetic, then measured on every device, then trained."""
-    trials = run.folder / "trials"
+    trials, settings = run.folder / "trials", recipe(run, "search")
+    train: Train = Accuracy(run.architecture, run.folds, settings, trials, run.experiment.seed)
+    if run.architecture.weights is not None:
+        train = GivenWeights(run.architecture, run.data, trials)
     return Evaluate(
-        train=Accuracy(run.architecture, run.folds, recipe(run, "search"), trials, run.experiment.seed),
-        cheap=Counts(run.architecture, recipe(run, "search").batch_size),
+        train=train,
+        cheap=Counts(run.architecture, settings.batch_size),
         measure=MeasuredLatency(run.devices, run.architecture, trials),
     )
 
