@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from fvcore.nn.jit_analysis import JitModelAnalysis
-from fvcore.nn.jit_handles import conv_flop_jit, einsum_flop_jit, get_shape
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -23,6 +21,11 @@ from torch.utils._pytree import tree_leaves
 from nasflow.space import Point, Scalar, point_key
 from nasflow.spaces import training as training_space
 from nasflow.training import Recipe, seeded
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)  # importing fvcore scripts a loss, which torch deprecates
+    from fvcore.nn.jit_analysis import JitModelAnalysis
+    from fvcore.nn.jit_handles import conv_flop_jit, einsum_flop_jit, get_shape
 
 SEED = 0  # of the weights, whose values do not count
 FLOAT = 4  # bytes
