@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Literal, ParamSpec, TypeVar
 
 from prefect import Flow, flow
 from prefect.runtime import flow_run
@@ -27,6 +27,7 @@ HELP = {
     "overrides": "Any other setting of the experiment, as KEY=VALUE: retrain.epochs=50",
     "folder": "The run's folder; empty: runs/NAME. What is finished there is not done again.",
     "fresh": "Forget what is in the folder and start anew.",
+    "wait": "If another run uses the folder, wait for it to end; else the run fails at once.",
     "device": "A device's name (local-cpu), or the path of its profile.",
     "file": "The exported network to measure: a path such as runs/digits/models/trial-3/model.onnx.",
 }
@@ -82,6 +83,3 @@ def asked(
 def place(experiment: Experiment, folder: str | None) -> Path:
     """The folder of a run."""
     return Path(folder) if folder else runs.RUNS / experiment.name
-
-
-Parameters = dict[str, Any]

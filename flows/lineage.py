@@ -268,5 +268,5 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, part in value.items():
             yield from _leaves(part, f"{name}.{key}" if name else str(key))
-    elif value is not None and value != [] and name != "name":
-        yield name, value
+    elif value is not None and value != [] and name != "name" and not name.startswith("mlflow."):
+        yield name, value  # where it is tracked is no property of the run, and may hold a password

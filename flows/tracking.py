@@ -15,6 +15,7 @@ import sqlite3
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -109,7 +110,6 @@ class Mirror:
     @classmethod
     def open(cls, address: Address, identity: str) -> Mirror:
         """Connect, creating the store's file and the experiment if they are not there yet."""
-        _quieten()
         from mlflow import MlflowClient
 
         if address.file is not None:
@@ -383,6 +383,7 @@ def _tell(written: Future[None]) -> None:
 @contextlib.contextmanager
 def _as_tracking_error(address: Address) -> Iterator[None]:
     """Tell what MLflow and its store throw from a mistake of ours: the first becomes a TrackingError."""
+    _quieten()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -393,7 +394,11 @@ def _as_tracking_error(address: Address) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError, NasflowError) as error:
         if address.file is not None:
             _check(address.file)
-        raise TrackingError(f"MLflow at {_public(address.uri)} cannot be written: {error}") from error
+        shown = _public(address.uri)
+        # The error it comes from stays out of it, since that may quote the address with its password.
+        raise TrackingError(
+            f"MLflow at {shown} cannot be written: {str(error).replace(address.uri, shown)}"
+        ) from (error if shown == address.uri else None)
 
 
 def _experiment(client: MlflowClient, address: Address) -> str:
@@ -474,8 +479,11 @@ def _now() -> int:
 
 
 def _quieten() -> None:
-    """MLflow and Alembic tell the user about every table; only their warnings are for a user of nasflow."""
-    import mlflow  # noqa: F401 - it sets up its logging when it is imported
-
+    """Import MLflow without what it says about itself: of its parts that nasflow has no use for, and of every
+    table it makes. Its warnings while it works still come through."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.onnx
+        import mlflow.pyfunc  # noqa: F401
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
