@@ -118,10 +118,11 @@ def _steps(run: Run, size: float, cost: Cost) -> tuple[Step, ...]:
         )
     survivors = (retrain.networks if size > 1 else 1) + compress.enabled
     trainings = survivors * retrain.seeds
+    times = f", {retrain.seeds} times each" if retrain.seeds > 1 else ""
     steps += [
         Step(
             "retrain",
-            f"up to {survivors} networks, {retrain.seeds} times each, {retrain.epochs} epochs",
+            f"up to {survivors} networks, {retrain.epochs} epochs{times}",
             -(-trainings // workers) * retrain.epochs * cost.epoch,
         ),
         Step(
