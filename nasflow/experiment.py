@@ -235,11 +235,8 @@ class ShipRule(Settings):
         raise ValueError(f"expected knee, best error or fastest within 2 points, got {value!r}")
 
     def __str__(self) -> str:
-        return (
-            f"fastest within {repr(self.points).removesuffix('.0')} points"
-            if self.rule == "fastest"
-            else self.rule
-        )
+        points = repr(self.points).removesuffix(".0")
+        return f"fastest within {points} points" if self.rule == "fastest" else self.rule
 
     @model_serializer
     def _to_text(self) -> str:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from nasflow import experiment as module
-from nasflow import yamlfile
 from nasflow.data import DataSettings
 from nasflow.experiment import (
     METRICS,
@@ -50,7 +49,6 @@ def mistake(text: str, *overrides: str) -> str:
 
 def test_the_examples_in_the_docstrings_are_true():
     assert doctest.testmod(module).failed == 0
-    assert doctest.testmod(yamlfile).failed == 0
 
 
 def test_a_data_set_is_all_an_experiment_needs_to_say():
