@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -26,7 +27,14 @@ def removable(model: nn.Module, shape: Sequence[int]) -> tuple[str, ...]:
         single = len(own) == 1 and (bool(around) or _depthwise(own))
         if own not in around and not single and not _only_blocks(model, name, layers):
             blocks.append(name)
-    return tuple(name for name in blocks if fits(without(model, [name]), model, shape))
+    probe = copy.deepcopy(model)
+    expected = output(probe, shape).shape
+
+    def goes(name: str) -> bool:
+        with absent(probe, name):
+            return _gives(probe, shape, expected)
+
+    return tuple(name for name in blocks if goes(name))
 
 
 def without(model: nn.Module, blocks: Collection[str]) -> nn.Module:
@@ -40,11 +48,25 @@ def without(model: nn.Module, blocks: Collection[str]) -> nn.Module:
     return reduced
 
 
-def fits(reduced: nn.Module, model: nn.Module, shape: Sequence[int]) -> bool:
-    """Whether `reduced` runs and gives an output of the same shape as `model`, which stays as it was."""
-    expected = output(copy.deepcopy(model), shape).shape
+@contextlib.contextmanager
+def absent(model: nn.Module, block: str) -> Iterator[None]:
+    """`model` itself with an identity in place of one block, as long as this lasts: for a look, without a copy."""
+    was = model.get_submodule(block)
+    model.set_submodule(block, nn.Identity().train(was.training))
     try:
-        return output(reduced, shape).shape == expected
+        yield
+    finally:
+        model.set_submodule(block, was)
+
+
+def fits(reduced: nn.Module, model: nn.Module, shape: Sequence[int]) -> bool:
+    """Whether `reduced` runs and gives an output of the same shape as `model`; both are run."""
+    return _gives(reduced, shape, output(model, shape).shape)
+
+
+def _gives(model: nn.Module, shape: Sequence[int], expected: torch.Size) -> bool:
+    try:
+        return output(model, shape).shape == expected
     except BROKEN:
         return False
 

@@ -8,7 +8,6 @@ by tracing; Torch-Pruning's DependencyGraph does it for us, this file turns its 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,10 +94,8 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Traced:
     # Torch-Pruning only knows channels that a layer makes: this one makes those of the input, unchanged.
     entry: nn.Module = nn.Identity()
     if len(shape) == 3:
-        # Made on no device first, where drawing its weights leaves the global random state alone.
-        entry = nn.Conv2d(shape[0], shape[0], 1, bias=False, device="meta", dtype=x.dtype).to_empty(
-            device=x.device
-        )
+        with torch.random.fork_rng(devices=[]):  # the first weights, drawn for nothing, cost no randomness
+            entry = nn.Conv2d(shape[0], shape[0], 1, bias=False, dtype=x.dtype).to(x.device)
         nn.init.dirac_(entry.get_parameter("weight"))
     ends = [entry]
 
@@ -160,8 +157,8 @@ def remove(traced: Traced, shape: Sequence[int], removed: Removed) -> None:
         PruneError: the check failed; the network is then of no use.
     """
     try:
-        with _unmixed(deaf := _deafened(traced, removed)):
-            before = output(deaf, shape)
+        with _deafened(traced, removed), _unmixed(traced.model):
+            before = output(traced.model, shape)
         with ready(traced.model):
             for name, channels in removed.items():
                 root = traced.model.get_submodule(name)
@@ -239,19 +236,29 @@ def _find(model: nn.Module, layer: str, like: nn.Module | nn.Parameter) -> nn.Mo
 # ---- the check
 
 
-def _deafened(traced: Traced, removed: Removed) -> nn.Module:
-    """A copy in which the readers of the removed channels have zero weights for them instead of no weights."""
-    deaf = copy.deepcopy(traced.model)
+@contextlib.contextmanager
+def _deafened(traced: Traced, removed: Removed) -> Iterator[None]:
+    """The network with zero weights, for as long as this lasts, where layers read the removed channels."""
+    readers = [
+        (member.module, member.index[torch.isin(member.root, removed[group.name])])
+        for group in traced.groups
+        if group.name in removed
+        for member in group.members
+        if member.side == "in" and isinstance(member.module, (CONVOLUTION, nn.Linear))
+    ]
+    weights = {module: module.weight.detach().clone() for module, _ in readers}
     with torch.no_grad():
-        for group in traced.groups:
-            if group.name in removed:
-                for member in group.inside(deaf).members:
-                    if member.side == "in":
-                        _deafen(member.module, member.index[torch.isin(member.root, removed[group.name])])
-    return deaf
+        for module, channels in readers:
+            _deafen(module, channels)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, weight in weights.items():
+                module.weight.copy_(weight)
 
 
-def _deafen(module: nn.Module | nn.Parameter, channels: torch.Tensor) -> None:
+def _deafen(module: nn.Module, channels: torch.Tensor) -> None:
     if isinstance(module, nn.Linear):
         module.weight[:, channels] = 0
     elif isinstance(module, CONVOLUTION) and module.transposed:

@@ -52,22 +52,23 @@ def space(
     for name in protect:
         _check_module(model, name)
     probe = _probe(model)
+    whole = trace(probe, shape).groups
     choices = {
         group.name: options
-        for group in trace(probe, shape).groups
+        for group in whole
         if not any(_touches(layer, protect) for layer in group.layers)
         and len(options := _options(group, keep, round_to)) > 1
     }
-    least = _sound(probe, shape, {name: min(options) for name, options in choices.items()})
+    least = _sound(probe, shape, whole, {name: min(options) for name, options in choices.items()})
     offered = [
         name
         for name in blocks.removable(probe, shape)
         if not any(_touches(name, [kept]) or _touches(kept, [name]) for kept in protect)
     ]
-    without = _independent(probe, shape, offered, least)
+    without = _independent(probe, shape, whole, offered, least)
     parameters = [Choice(CHANNELS + name, choices[name], ordered=True) for name in least]
     parameters += [Choice(BLOCK + name, (True, False)) for name in without]
-    return Space(tuple(parameters), (_gone(probe, shape, tuple(least), without),) if without else ())
+    return Space(tuple(parameters), (_gone(tuple(least), without),) if without else ())
 
 
 def apply(
@@ -90,15 +91,16 @@ def apply(
     for name in gone:
         _check_module(model, name)
     reduced = blocks.without(model, gone)
-    if gone and not blocks.fits(reduced, model, shape):
+    original = copy.deepcopy(model) if gone else reduced
+    if gone and not blocks.fits(reduced, original, shape):
         raise PruneError(f"the network does not run without {', '.join(gone)}: these are not blocks of it")
     if all(share == 1 for share in shares.values()):
         return reduced
-    whole = trace(copy.deepcopy(model), shape).groups
+    traced = trace(reduced, shape)
+    whole = trace(original, shape).groups if gone else traced.groups
     known = {group.name for group in whole}
     for name in shares.keys() - known:
         raise PruneError(f"{CHANNELS}{name}: no group of channels of that name; {names.nearest(name, known)}")
-    traced = trace(reduced, shape)
     removed = {}
     for group, name in _named(traced, whole):
         kept = _count(group, shares.get(name, 1.0))
@@ -250,43 +252,50 @@ def _last(group: Group) -> torch.Tensor:
     return torch.arange(group.channels)
 
 
-def _sound(model: nn.Module, shape: Sequence[int], shares: Mapping[str, float]) -> dict[str, float]:
-    """The groups that can be pruned together: all, or else one after the other as long as it goes well."""
-    whole = trace(copy.deepcopy(model), shape).groups
-    if _works(model, shape, whole, shares):
-        return dict(shares)
-    good: dict[str, float] = {}
-    for name, share in shares.items():
-        if _works(model, shape, whole, {**good, name: share}):
-            good[name] = share
-    return good
+def _sound(
+    model: nn.Module, shape: Sequence[int], whole: Sequence[Group], shares: Mapping[str, float]
+) -> dict[str, float]:
+    """The groups that can be pruned together: all, or else those of each half that go with what is found so far."""
+
+    def add(good: dict[str, float], more: Sequence[str]) -> dict[str, float]:
+        together = {**good, **{name: shares[name] for name in more}}
+        if not more or _works(model, shape, whole, together):
+            return together
+        if len(more) == 1:
+            return good
+        middle = len(more) // 2
+        return add(add(good, more[:middle]), more[middle:])
+
+    return add({}, list(shares))
 
 
 def _independent(
-    model: nn.Module, shape: Sequence[int], offered: Sequence[str], least: Mapping[str, float]
-) -> tuple[str, ...]:
-    """The blocks without which channels can still be pruned.
+    model: nn.Module,
+    shape: Sequence[int],
+    whole: Sequence[Group],
+    offered: Sequence[str],
+    least: Mapping[str, float],
+) -> dict[str, set[str]]:
+    """The blocks without which channels can still be pruned, each with the names of the groups left then.
 
     Without a block its input and output are one group. That is nothing new where a shortcut tied them already;
     elsewhere it is tried.
     """
-    whole = trace(copy.deepcopy(model), shape).groups
     before = {group.name: set(group.layers) for group in whole}
-
-    def fine(name: str) -> bool:
-        reduced = blocks.without(model, [name])
-        left = _named(trace(copy.deepcopy(reduced), shape), whole)
+    found = {}
+    for block in offered:
+        with blocks.absent(model, block):
+            left = list(_named(trace(model, shape), whole))
         tied_before = all(set(group.layers) <= before[was] for group, was in left)
-        return tied_before or _works(reduced, shape, whole, least)
+        if tied_before or _works(blocks.without(model, [block]), shape, whole, least):
+            found[block] = {name for _, name in left}
+    return found
 
-    return tuple(name for name in offered if fine(name))
 
-
-def _gone(model: nn.Module, shape: Sequence[int], offered: Sequence[str], out: Sequence[str]) -> Gone:
-    whole = trace(copy.deepcopy(model), shape).groups
+def _gone(offered: Sequence[str], out: Mapping[str, set[str]]) -> Gone:
+    """The fold for groups `offered` and blocks `out`, each of these with the names of the groups left without it."""
     under = []
-    for block in out:
-        left = {name for _, name in _named(trace(blocks.without(model, [block]), shape), whole)}
+    for block, left in out.items():
         silent = [CHANNELS + name for name in offered if name not in left]
         silent += [BLOCK + name for name in out if name.startswith(f"{block}.")]
         under.append((BLOCK + block, tuple(silent)))

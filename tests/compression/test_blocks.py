@@ -5,7 +5,7 @@ import torch
 from networks import SHAPE, Computes, InvertedResidual, Residual, convolution, head, mobile, residual, trained
 from torch import nn
 
-from nasflow.compression.blocks import removable, without
+from nasflow.compression.blocks import absent, removable, without
 from nasflow.compression.groups import output
 
 torch.set_num_threads(1)
@@ -61,3 +61,13 @@ def test_a_block_within_a_block_goes_with_it():
     model = nn.Sequential(InvertedResidual(3, 3), head(3))
     reduced = without(model, ["0.layers.2", "0"])
     assert isinstance(reduced[0], nn.Identity)
+
+
+def test_an_absent_block_is_back_afterwards_whatever_happens():
+    model = trained(residual)
+    modules, before = dict(model.named_modules()), output(model, SHAPE)
+    with pytest.raises(RuntimeError), absent(model, "1"):
+        torch.testing.assert_close(output(model, SHAPE), output(without(model, ["1"]), SHAPE))
+        raise RuntimeError
+    assert list(dict(model.named_modules()).items()) == list(modules.items())
+    assert torch.equal(output(model, SHAPE), before)

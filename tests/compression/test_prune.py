@@ -221,6 +221,32 @@ def test_channels_that_are_cut_in_halves_are_not_offered(halves):
     assert prune.space(model, SHAPE, round_to=1, keep=(0.5,)).parameters == ()
 
 
+def test_all_others_are_offered_beside_one_that_cannot_be_pruned():
+    def compute(net: Computes, x: torch.Tensor) -> torch.Tensor:
+        shuffled = net.before(x).unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        return net.after(shuffled)
+
+    model = Computes(
+        compute,
+        before=nn.Sequential(*[nn.Conv2d(8 if i else 3, 8, 1) for i in range(4)]),
+        after=nn.Sequential(*[nn.Conv2d(8, 8, 1) for _ in range(3)], head(8)),
+    )
+    offered = {choice.name for choice in prune.space(model, SHAPE, round_to=4).parameters}
+    sound = ["before.0", "before.1", "before.2", "after.0", "after.1", "after.2"]
+    assert {name for name in offered if name.startswith("channels.")} == {
+        f"channels.{name}" for name in sound
+    }
+
+
+def test_finding_what_can_go_traces_a_sound_network_once_for_each_block(monkeypatch):
+    traced = []
+    monkeypatch.setattr(prune, "trace", lambda model, shape: traced.append(model) or trace(model, shape))
+    space = prune.space(mobile(), SHAPE)
+    blocks = sum(choice.name.startswith("block.") for choice in space.parameters)
+    assert blocks == 4
+    assert len(traced) == 1 + blocks + 2  # as it is, without each block, pruned in two ways
+
+
 def test_what_cannot_be_pruned_is_found_in_networks_whose_signals_die_too():
     def compute(net: Computes, x: torch.Tensor) -> torch.Tensor:
         shuffled = net.first(x).unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
