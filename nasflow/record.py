@@ -8,6 +8,7 @@ either that a trial is finished, with everything about it, or that it is still t
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import re
 import warnings
@@ -189,9 +190,9 @@ def _database(url: str) -> BaseStorage:
 def mend(journal: Path) -> None:
     """Make a journal readable again after its writer was killed. Anything worse than a cut-off end is an error
     that says where, since what follows a broken line cannot be trusted."""
-    for suffix in (".lock", ".rename"):
-        for left in journal.parent.glob(f"{journal.name}{suffix}*"):
-            left.unlink(missing_ok=True)
+    lock = f"{journal.name}.lock"  # Optuna's, renamed before it is removed
+    for left in (lock, *glob.glob(f"{glob.escape(lock)}*.rename", root_dir=journal.parent)):
+        journal.with_name(left).unlink(missing_ok=True)
     if not journal.exists():
         return
     content = journal.read_bytes()
