@@ -60,15 +60,16 @@ def space(
         and len(options := _options(group, keep, round_to)) > 1
     }
     least = _sound(probe, shape, whole, {name: min(options) for name, options in choices.items()})
-    offered = [
+    removable = [
         name
         for name in blocks.removable(probe, shape)
         if not any(_touches(name, [kept]) or _touches(kept, [name]) for kept in protect)
     ]
-    without = _independent(probe, shape, whole, offered, least)
     parameters = [Choice(CHANNELS + name, choices[name], ordered=True) for name in least]
-    parameters += [Choice(BLOCK + name, (True, False)) for name in without]
-    return Space(tuple(parameters), (_gone(tuple(least), without),) if without else ())
+    parameters += [Choice(BLOCK + name, (True, False)) for name in removable]
+    return Space(
+        tuple(parameters), (_gone(probe, shape, whole, tuple(least), removable),) if removable else ()
+    )
 
 
 def apply(
@@ -269,34 +270,20 @@ def _sound(
     return add({}, list(shares))
 
 
-def _independent(
+def _gone(
     model: nn.Module,
     shape: Sequence[int],
     whole: Sequence[Group],
     offered: Sequence[str],
-    least: Mapping[str, float],
-) -> dict[str, set[str]]:
-    """The blocks without which channels can still be pruned, each with the names of the groups left then.
-
-    Without a block its input and output are one group. That is nothing new where a shortcut tied them already;
-    elsewhere it is tried.
-    """
-    before = {group.name: set(group.layers) for group in whole}
-    found = {}
-    for block in offered:
-        with blocks.absent(model, block):
-            left = list(_named(trace(model, shape), whole))
-        tied_before = all(set(group.layers) <= before[was] for group, was in left)
-        if tied_before or _works(blocks.without(model, [block]), shape, whole, least):
-            found[block] = {name for _, name in left}
-    return found
-
-
-def _gone(offered: Sequence[str], out: Mapping[str, set[str]]) -> Gone:
-    """The fold for groups `offered` and blocks `out`, each of these with the names of the groups left without it."""
+    removable: Sequence[str],
+) -> Gone:
+    """The fold: without a block, groups in it are gone, and its input and output are one group of the first name,
+    or none where that is the input of the network."""
     under = []
-    for block, left in out.items():
+    for block in removable:
+        with blocks.absent(model, block):
+            left = {name for _, name in _named(trace(model, shape), whole)}
         silent = [CHANNELS + name for name in offered if name not in left]
-        silent += [BLOCK + name for name in out if name.startswith(f"{block}.")]
+        silent += [BLOCK + name for name in removable if name.startswith(f"{block}.")]
         under.append((BLOCK + block, tuple(silent)))
     return Gone(tuple(under))

@@ -210,15 +210,17 @@ def test_what_cannot_be_pruned_safely_is_not_offered():
 
 @pytest.mark.parametrize("halves", ["one after the other", "in turns"])
 def test_channels_that_are_cut_in_halves_are_not_offered(halves):
-    """Some choices of channels leave the halves alike: the first ones in one case, an even draw in the other."""
+    """Some choices of channels leave the halves alike: an even draw in one case, the first ones in the other."""
 
     def compute(net: Computes, x: torch.Tensor) -> torch.Tensor:
         x = net.wide(x)
-        gate, value = x.chunk(2, 1) if halves == "one after the other" else (x[:, ::2], x[:, 1::2])
-        return net.head(gate.sigmoid() * value)
+        left, right = x.chunk(2, 1) if halves == "one after the other" else (x[:, ::2], x[:, 1::2])
+        return net.head(net.left(left) + net.right(right))
 
-    model = Computes(compute, wide=nn.Conv2d(3, 4, 1), head=head(2))
-    assert prune.space(model, SHAPE, round_to=1, keep=(0.5,)).parameters == ()
+    layers = {"wide": nn.Conv2d(3, 4, 1), "left": nn.Conv2d(2, 4, 1), "right": nn.Conv2d(2, 4, 1)}
+    model = Computes(compute, **layers, head=head(4))
+    names = [choice.name for choice in prune.space(model, SHAPE, round_to=1, keep=(0.5,)).parameters]
+    assert names == ["channels.left"]
 
 
 def test_all_others_are_offered_beside_one_that_cannot_be_pruned():
