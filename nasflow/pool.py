@@ -28,6 +28,7 @@ from nasflow.study import Metrics, Trial
 Train = Callable[[Trial], Metrics]
 
 POLL_S = 0.25
+START_S = 120.0  # a worker may take this long to start and load what it trains with, beside any deadline
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -79,6 +80,7 @@ class _Slot:
 
     process: subprocess.Popen[bytes]
     pipe: Connection
+    ready: bool = False
     trial: Trial | None = None
     since: float = field(default_factory=time.monotonic)
 
@@ -168,12 +170,14 @@ class Processes:
                 result: Result | None = slot.pipe.recv()
             except (EOFError, ConnectionResetError):
                 return self._died(slot, trial, seconds)
-            if result is None:  # it is ready: its start is no part of the trial
-                slot.since = time.monotonic()
+            if result is None:  # its start, that is over now, is no part of the trial
+                slot.ready, slot.since = True, time.monotonic()
             else:
                 slot.trial = None
             return result
-        if self._deadline_s is not None and seconds > self._deadline_s:
+        if not slot.ready and seconds > START_S:
+            return self._fail(slot, trial, seconds, f"its process took longer than {START_S:g} s to start")
+        if slot.ready and self._deadline_s is not None and seconds > self._deadline_s:
             return self._fail(
                 slot, trial, seconds, f"took longer than its deadline of {self._deadline_s:g} s"
             )
