@@ -214,7 +214,7 @@ def _judged(study: Study, trial: Trial, result: Result, *, trained: bool = False
 
 
 def _duplicate(trial: Trial, original: Trial) -> Trial:
-    reason = f"the same network as trial {original.number}"
+    reason = f"the same as trial {original.number}"
     if original.state in ("failed", "refused"):
         reason += f", which {'failed' if original.state == 'failed' else 'was refused'}: {original.error}"
     return replace(trial, state="duplicate", metrics=original.metrics, error=reason)
