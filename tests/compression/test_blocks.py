@@ -59,8 +59,13 @@ def test_without_a_block_its_input_goes_on_and_all_other_names_stay(make):
 
 def test_a_block_within_a_block_goes_with_it():
     model = nn.Sequential(InvertedResidual(3, 3), head(3))
-    reduced = without(model, ["0.layers.2", "0"])
-    assert isinstance(reduced[0], nn.Identity)
+    for blocks in (["0.layers.2", "0"], ["0", "0.layers.2"]):
+        assert isinstance(without(model, blocks)[0], nn.Identity)
+
+
+def test_what_stands_for_a_block_is_in_its_mode():
+    assert without(residual().eval(), ["1"])[1].training is False
+    assert without(residual().train(), ["1"])[1].training is True
 
 
 def test_an_absent_block_is_back_afterwards_whatever_happens():

@@ -249,6 +249,25 @@ def test_finding_what_can_go_traces_a_sound_network_once_for_each_block(monkeypa
     assert len(traced) == 1 + blocks + 2  # as it is, without each block, pruned in two ways
 
 
+def test_channels_that_normalisation_mixes_can_be_pruned():
+    offered = {
+        choice.name: choice.options for choice in prune.space(NETWORKS["normalised"](), SHAPE).parameters
+    }
+    assert offered["channels.stem"] == (1.0, 0.5)
+
+
+def test_channels_that_heads_of_attention_share_are_not_offered():
+    """Fewer channels would be dealt out to the heads anew."""
+
+    def compute(net: Computes, x: torch.Tensor) -> torch.Tensor:
+        return net.out(net.layer(net.stem(x).flatten(2).transpose(1, 2)).mean(1))
+
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = Computes(compute, stem=nn.Conv2d(3, 16, 4, 4), layer=layer, out=nn.Linear(16, 5))
+    names = {choice.name for choice in prune.space(model, SHAPE).parameters}
+    assert names == {"channels.layer.linear1", "block.layer"}
+
+
 def test_what_cannot_be_pruned_is_found_in_networks_whose_signals_die_too():
     def compute(net: Computes, x: torch.Tensor) -> torch.Tensor:
         shuffled = net.first(x).unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)

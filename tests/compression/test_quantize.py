@@ -85,6 +85,16 @@ def test_the_quantised_file_is_smaller_and_the_same_every_time(fp32, quantised, 
     assert int8(fp32, DATA, tmp_path / "again.onnx").read_bytes() == quantised.read_bytes()
 
 
+def test_every_output_channel_has_a_scale_of_its_own(quantised):
+    tensors = {t.name: numpy_helper.to_array(t) for t in onnx.load(quantised).graph.initializer}
+    scales = {
+        tuple(tensors[node.input[0]].shape)[:1]: tensors[node.input[1]].shape
+        for node in onnx.load(quantised).graph.node
+        if node.op_type == "DequantizeLinear" and tensors.get(node.input[0], np.empty(0)).ndim == 4
+    }
+    assert scales == {(16,): (16,), (8,): (8,)}
+
+
 def test_one_linear_layer_errs_within_the_bound_of_its_roundings(tmp_path):
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
