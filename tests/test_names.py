@@ -121,3 +121,43 @@ def test_an_error_inside_the_users_own_code_is_shown_as_it_is(folder):
     (folder / "wrong.py").write_text("1 / 0\n")
     with pytest.raises(ZeroDivisionError):
         resolve("model", "wrong:make")
+
+
+# Arguments that come from files
+
+
+def make(space, objectives, *, seed, population=10, crossover=None):
+    return space, objectives, seed, population, crossover
+
+
+def test_arguments_from_a_file_reach_the_function():
+    assert names.call("strategy", "x", make, "s", "o", seed=1, population=3) == ("s", "o", 1, 3, None)
+
+
+@pytest.mark.parametrize("argument", ["popluation", "space", "objectives"])
+def test_an_argument_the_function_does_not_take_from_a_file_is_refused(argument):
+    with pytest.raises(
+        UnknownName, match=f"strategy 'x' takes no argument '{argument}': .*crossover, population, seed"
+    ):
+        names.call("strategy", "x", make, "s", "o", seed=1, **{argument: 3})
+
+
+def test_a_missing_argument_is_named():
+    with pytest.raises(UnknownName, match="strategy 'x' needs the argument 'seed', which is not given"):
+        names.call("strategy", "x", make, "s", "o")
+
+
+def test_a_function_that_takes_any_argument_gets_any():
+    assert names.call("space", "x", lambda *a, **k: (a, k), 1, b=2) == ((1,), {"b": 2})
+
+
+def test_an_error_inside_the_function_is_not_taken_for_a_wrong_argument():
+    def broken(seed):
+        raise TypeError("inside")
+
+    with pytest.raises(TypeError, match="inside"):
+        names.call("strategy", "x", broken, seed=1)
+
+
+def test_a_name_in_capitals_is_still_near():
+    assert nearest("NSGA2", ["nsga2", "tpe"]).startswith("did you mean 'nsga2'?")

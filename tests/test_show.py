@@ -39,6 +39,14 @@ def test_the_shipped_network_is_named_with_the_reason_and_its_file():
     assert "mlflow ui --backend-store-uri sqlite:///somewhere/mlflow.db" in text
 
 
+def test_of_the_files_the_shipped_one_is_marked():
+    rows = [line for line in lines(shown(SUMMARY), "0.") if line.startswith("trial") and "kB" in line]
+    assert [row for row in rows if "ships" in row] == [
+        "trial-38-pruned-1 ships 1.9 % 0.0247 ms 0.179 ms 27.6 kB"
+    ]
+    assert len(rows) == len(SUMMARY["deployed"])
+
+
 def test_every_compression_step_says_whether_it_was_kept_and_both_numbers():
     text = " ".join(shown(SUMMARY).split())
     for step in SUMMARY["compression"]:
