@@ -101,7 +101,12 @@ def pipeline_entry(summary: Mapping[str, Any], folder: Path) -> Entry:
             "nasflow.version": summary["nasflow"],
             "mlflow.note.content": f"{answer(summary)}\n\n{front_table(summary)}",
         },
-        curves={"hypervolume": summary["hypervolume"]["curve"]},
+        # While the search goes on, what it is measured by still moves, and MLflow keeps what it was told first.
+        curves={
+            "hypervolume": summary["hypervolume"]["curve"]
+            if summary["stages"]["search"]["status"] == "done"
+            else []
+        },
         status=ENDED[summary["status"]],
         texts=texts,
         files=tuple(

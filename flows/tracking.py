@@ -437,7 +437,7 @@ def _make(file: Path) -> None:
 def _check(file: Path) -> None:
     """Raise DamagedStore if SQLite says that the file is not whole."""
     try:
-        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=5)) as database:
+        with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=1)) as database:
             (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
     except sqlite3.OperationalError:
         return  # locked or out of reach, which is another trouble

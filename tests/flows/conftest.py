@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 from sqlalchemy.exc import SADeprecationWarning
+from tiny_onnx import linear
 
 import flows  # first: it sets what Prefect and MLflow read when they are imported
 from flows import tracking
@@ -48,24 +46,6 @@ def store(empty_store: Path, tmp_path: Path) -> tracking.Address:
     """An empty MLflow store where a run in `tmp_path`/NAME keeps it by default."""
     shutil.copyfile(empty_store, tmp_path / "mlflow.db")
     return tracking.Address(f"sqlite:///{tmp_path}/mlflow.db", "digits", tmp_path / "mlartifacts")
-
-
-def linear(file: Path, seed: int = 0) -> Path:
-    """A network of one matrix for 1x8x8 images and ten classes."""
-    weights = np.random.default_rng(seed).normal(size=(64, 10)).astype(np.float32)
-    graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", ["input"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weights"], ["logits"]),
-        ],
-        "linear",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 1, 8, 8])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 10])],
-        [helper.make_tensor("weights", TensorProto.FLOAT, weights.shape, weights.ravel())],
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 17)]), file)
-    return file
 
 
 @pytest.fixture

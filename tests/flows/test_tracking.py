@@ -23,7 +23,6 @@ import onnxruntime
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from flows import tracking
 from flows.lineage import PIPELINE, Entry, entries, trial_entry
@@ -384,7 +383,7 @@ def test_a_damaged_file_is_named_with_what_to_do_and_rebuilt_once_away(
     assert file.read_bytes() == bytes(content)
     file.rename(file.with_suffix(".damaged"))
     shutil.copyfile(empty_store, file)  # what making it anew gives, for less time
-    SqlAlchemyStore._engine_map.clear()  # as in another process: connections go to the file that was moved
+    client(store)._tracking_client.store.engine.dispose()  # as in another process: nothing is open any more
     sync(store, (summary, trials, folder))
     agrees(store, (summary, trials, folder))
 
