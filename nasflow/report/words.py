@@ -39,7 +39,7 @@ def result(summary: Summary) -> Answer:
         if violated := broken(shipped_entry(summary)):
             headline = f"{chosen.name} was chosen, but violates a limit"
             return Answer(headline, (*message, *violated, *_reasons(summary, chosen)), "bad")
-        return Answer(f"Ship {chosen.name}", (*message, *_reasons(summary, chosen)), "good")
+        return Answer(f"Ship {chosen.name}", tuple(_reasons(summary, chosen)), "good")
     if status == "failed":
         return Answer("The run stopped before it was done", (*message, *_so_far(summary)), "bad")
     if status == "running":
