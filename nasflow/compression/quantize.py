@@ -9,6 +9,10 @@ on CPUs (ratios of int8 to fp32 time in one thread, the same small networks):
 - no float between two integer layers: each costs two conversions and often a change of layout. ONNX Runtime has
   no integer ReduceMean nor HardSigmoid, so the means over images become GlobalAveragePool (squeeze-excite: from
   1.0 to 0.57), hard sigmoids and hard swishes a saturating integer addition (from 1.15 to 0.81).
+
+What decides whether it pays at all is the network, and it has to be measured: with channels in multiples of 16, 48
+or more of them, int8 took 0.5 to 0.75 of the time from 34 us on; with 16 to 32 channels 0.9 to 1.5; with 40 channels
+1.5 times as long as with 48.
 """
 
 from __future__ import annotations
