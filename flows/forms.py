@@ -71,7 +71,7 @@ def asked(
     trials: int | None = None,
     overrides: Sequence[str] | None = None,
 ) -> Experiment:
-    """The experiment that a filled-in form stands for. Raises ExperimentError."""
+    """The experiment that a filled-in form stands for. Raises NasflowError."""
     chosen: list[str] = list(overrides or ())
     if strategy is not None:
         chosen.append(f"search.strategy={strategy}")

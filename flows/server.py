@@ -46,20 +46,30 @@ class OwnServer:
 
         `with_page` makes it a whole server, with its page and its scheduler; else it only keeps what runs tell it.
         """
-        output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
-        with socket.create_server(("127.0.0.1", port)) as listening:
+        from prefect.settings import get_current_settings
+
+        try:
+            listening = socket.create_server(("127.0.0.1", port))
+        except OSError as error:
+            raise NoServer(f"port {port} of this machine cannot be served on: {error.strerror}") from error
+        with listening:
             listening.set_inheritable(True)
             url = f"http://127.0.0.1:{listening.getsockname()[1]}/api"
+            output = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the server
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "flows.server", str(listening.fileno())],
-                env={**os.environ, **(_page_at(url) if with_page else BARE)},
+                env={
+                    **os.environ,
+                    **get_current_settings().to_environment_variables(exclude_unset=True),
+                    **(_page_at(url) if with_page else BARE),
+                },
                 stdin=subprocess.PIPE,  # never written to: its end tells the server that this process is gone
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 pass_fds=[listening.fileno()],
                 start_new_session=True,  # Ctrl-C is for the run, which still has its end to report
             )
-            server = cls(process, url, output)
+        server = cls(process, url, output)
         try:
             # The socket listens already: the answer comes as soon as the server is up, without polling.
             httpx.get(f"{server.url}/health", timeout=timeout_s).raise_for_status()

@@ -1,0 +1,46 @@
+"""Prefect's form for each flow explains every field, and what it stands for is checked like a file."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from flows import forms
+from flows.forms import HELP, Strategy, asked, place
+from flows.serving import SCHEDULABLE
+from nasflow import names
+from nasflow.errors import NasflowError
+
+
+@pytest.mark.parametrize("one", SCHEDULABLE, ids=lambda one: one.name)
+def test_every_field_of_every_form_is_explained(one: object) -> None:
+    schema = one.parameters.model_dump()  # type: ignore[attr-defined]
+    for name, field in schema["properties"].items():
+        assert field["description"] == HELP[name].replace("`", "")
+    assert one.description and "Args" not in one.description  # type: ignore[attr-defined]
+
+
+def test_strategies_are_offered_by_name_and_exist() -> None:
+    search = next(one for one in SCHEDULABLE if one.name == "search")
+    options = search.parameters.model_dump()["properties"]["strategy"]["anyOf"]
+    assert {"enum": list(get_args(Strategy)), "type": "string"} in options
+    for name in get_args(Strategy):
+        names.check("strategy", name)
+
+
+def test_a_filled_in_form_is_an_experiment() -> None:
+    wanted = asked("digits", "tpe", 7, ["retrain.epochs=3"])
+    assert (wanted.search.strategy.name, wanted.search.trials, wanted.retrain.epochs) == ("tpe", 7, 3)
+    assert str(place(wanted, None)) == "runs/digits"
+    assert str(place(wanted, "elsewhere")) == "elsewhere"
+    assert asked("digits") == asked("digits", None, None, [])
+
+
+def test_a_mistake_in_a_form_is_told_as_in_a_file() -> None:
+    with pytest.raises(NasflowError, match=r"retrain\.epoch: unknown key"):
+        asked("digits", overrides=["retrain.epoch=3"])
+
+
+def test_runs_are_named_after_experiment_and_strategy() -> None:
+    assert forms.title("search", asked("digits", "random")) == "search digits with random"
