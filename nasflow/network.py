@@ -5,7 +5,7 @@ So that a record, another process or a later version can build them again withou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from nasflow.compression import prune
 from nasflow.errors import NasflowError
 from nasflow.space import Point, Scalar, Space
 from nasflow.spaces import training as training_space
+
+Make = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Architecture:
     """How points become networks for one task: the product of `parts` for inputs of `shape`
     (channels, height, width) and this many classes. Small and picklable: workers get it whole.
 
-    A user's own `model` is a space of its own with a single point.
+    A user's own `model` is a space of its own with a single point. `make` is the function behind it where no other
+    process could import that by its name, from a notebook say.
     """
 
     parts: tuple[Part, ...]
@@ -41,6 +44,7 @@ class Architecture:
     classes: int
     model: Part | None = None
     weights: Path | None = None
+    make: Make | None = None
 
     def space(self) -> Space:
         """The product of the spaces of all parts."""
@@ -64,7 +68,7 @@ class Architecture:
 
     def _own(self) -> nn.Module:
         assert self.model is not None
-        make = names.resolve("model", self.model.name)
+        make = self.make or names.resolve("model", self.model.name)
         network = names.call("model", self.model.name, make, **self.model.arguments)
         if not isinstance(network, nn.Module):
             raise NasflowError(
@@ -90,12 +94,14 @@ class Network:
     parent: str | None = None
     weights: Path | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "weights": str(self.weights) if self.weights else None}
+    def to_dict(self, folder: Path) -> dict[str, Any]:
+        """As JSON, with the weights as seen from `folder`, which may then be moved."""
+        weights = str(self.weights.relative_to(folder)) if self.weights else None
+        return {**asdict(self), "weights": weights}
 
     @classmethod
-    def from_dict(cls, said: Mapping[str, Any]) -> Network:
-        return cls(**{**said, "weights": Path(said["weights"]) if said["weights"] else None})
+    def from_dict(cls, said: Mapping[str, Any], folder: Path) -> Network:
+        return cls(**{**said, "weights": folder / said["weights"] if said["weights"] else None})
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The network with its weights loaded if it has any."""

@@ -15,12 +15,14 @@ import numpy as np
 
 from nasflow import names, pareto
 from nasflow.compression import prune, quantize
-from nasflow.device import Device
+from nasflow.compression.quantize import QuantizeError
+from nasflow.data import Data
+from nasflow.device import Device, DeviceError
 from nasflow.errors import NasflowError
 from nasflow.evaluators.accuracy import Accuracy
 from nasflow.evaluators.counts import Counts
 from nasflow.evaluators.latency import MeasuredLatency
-from nasflow.export import predict, to_onnx
+from nasflow.export import ExportError, predict, to_onnx
 from nasflow.loop import Evaluate
 from nasflow.loop import run as search_loop
 from nasflow.network import Network, Pruning
@@ -49,6 +51,7 @@ class Step:
     after: Metrics
 
     def to_dict(self) -> dict[str, Any]:
+        """What summary.json tells of it."""
         return {
             "name": self.network.name,
             "parent": self.network.parent,
@@ -101,7 +104,7 @@ def _compress(run: Run) -> dict[str, Any]:
     return {
         "message": f"{len(kept)} of {len(steps)} steps kept",
         "steps": [step.to_dict() for step in steps],
-        "networks": [network.to_dict() for network in kept],
+        "networks": [network.to_dict(run.folder) for network in kept],
     }
 
 
@@ -236,7 +239,10 @@ def _judge(
     earlier, later = dict(before), dict(learnt)
     verdicts = {}
     for device in run.devices:
-        comparison = device.compare(old, new)
+        try:
+            comparison = device.compare(old, new)
+        except DeviceError as error:
+            return _impossible(network, kind, error)
         metric = f"latency_ms@{device.name}"
         earlier[metric], later[metric] = comparison.a.p50_ms, comparison.b.p50_ms
         verdicts[device.name] = comparison.verdict
@@ -263,6 +269,11 @@ def _judge(
         {metric: earlier[metric] for metric in shared},
         {metric: later[metric] for metric in shared},
     )
+
+
+def _impossible(network: Network, kind: str, error: NasflowError) -> Step:
+    """A step that could not be tried out. It costs itself and not the run: there is always the network before it."""
+    return Step(network, kind, False, f"not possible: {error}", {}, {})
 
 
 def _numbers(devices: Sequence[Device], before: Metrics, after: Metrics) -> str:
@@ -302,21 +313,24 @@ def _exported(run: Run, folder: Path, network: Network) -> Path:
 def _quantise(run: Run, folder: Path, base: Network, before: Metrics) -> Step:
     network = replace(base, name=f"{base.name}-int8", int8=True, parent=base.name)
     old, new = _exported(run, folder, base), folder / f"{network.name}.onnx"
-    if not new.exists():
-        quantize.int8(old, calibration(run), new)
-    return _judge(run, "int8", network, old, before, new, {"error": validation_error(run, new)})
+    data = run.folds[0]  # the one whose training images gave the weights that are kept
+    try:
+        if not new.exists():
+            quantize.int8(old, calibration(data, run.experiment.seed), new)
+        after = {"error": validation_error(data, new)}
+        before = {**before, "error": validation_error(data, old)}
+    except (QuantizeError, ExportError) as error:
+        return _impossible(network, "int8", error)
+    return _judge(run, "int8", network, old, before, new, after)
 
 
-def calibration(run: Run) -> np.ndarray[Any, np.dtype[np.float32]]:
+def calibration(data: Data, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Training images, preprocessed, from which the ranges of activations are read: (images, c, h, w)."""
-    data = run.data
-    rng = np.random.default_rng(run.experiment.seed)
-    chosen = rng.permutation(len(data.train.y))[:CALIBRATION_IMAGES]
+    chosen = np.random.default_rng(seed).permutation(len(data.train.y))[:CALIBRATION_IMAGES]
     return data.preprocess(data.train.x[np.sort(chosen)])
 
 
-def validation_error(run: Run, file: Path) -> float:
+def validation_error(data: Data, file: Path) -> float:
     """Share of validation images that an exported file answers wrongly."""
-    data = run.data
     logits = predict(file, data.preprocess(data.validation.x))
     return float(np.mean(logits.argmax(axis=1) != data.validation.y))

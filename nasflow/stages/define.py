@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from nasflow.evaluators.counts import Counts
-from nasflow.space import Choice
-from nasflow.stages.run import Run
+from nasflow.files import sha256
+from nasflow.space import Choice, Point
+from nasflow.stages.run import Run, RunError
+from nasflow.training import seeded
 
 
 def define(run: Run) -> dict[str, Any]:
@@ -19,12 +23,13 @@ def _define(run: Run) -> dict[str, Any]:
     data, space = run.data, run.architecture.space()
     for device in run.devices:
         device.check()
-    smallest, largest = (
-        Counts(run.architecture)(
-            {p.name: p.options[at] if isinstance(p, Choice) else p.at(-at) for p in space.parameters}
-        )
+    corners: list[Point] = [
+        {p.name: p.options[at] if isinstance(p, Choice) else p.at(-at) for p in space.parameters}
         for at in (0, -1)
-    )
+    ]
+    for point in corners:
+        _check_answer(run, point)
+    smallest, largest = (Counts(run.architecture)(point) for point in corners)
     size = space.size
     points = "infinitely many points" if math.isinf(size) else f"{int(size):,} points"
     return {
@@ -38,6 +43,7 @@ def _define(run: Run) -> dict[str, Any]:
             "validation": len(data.validation.y),
             "skipped": dict(data.skipped),
         },
+        "weights": {"sha256": sha256(weights) if (weights := run.architecture.weights) else None},
         "space": {
             "size": None if math.isinf(size) else int(size),
             "parameters": len(space.parameters),
@@ -45,3 +51,20 @@ def _define(run: Run) -> dict[str, Any]:
             "last": dict(largest),
         },
     }
+
+
+def _check_answer(run: Run, point: Point) -> None:
+    """Raise RunError unless the network of a point takes the images and tells the classes apart."""
+    images = torch.zeros(2, *run.architecture.shape)
+    expected = f"expected a network that takes images of {tuple(images.shape)} and gives logits "
+    expected += f"(2, {run.architecture.classes}), one number for each class"
+    with seeded(0):
+        network = run.architecture.build(point).eval()
+    try:
+        with torch.no_grad():
+            answer = network(images)
+    except Exception as error:  # the network may be the user's, and raise anything
+        raise RunError(f"{expected}; it fails with {type(error).__name__}: {error}") from error
+    if not isinstance(answer, torch.Tensor) or tuple(answer.shape) != (2, run.architecture.classes):
+        got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else f"a {type(answer).__name__}"
+        raise RunError(f"{expected}; it gives {got}")

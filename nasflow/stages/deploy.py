@@ -7,6 +7,7 @@ trained network, error on the test data), what it costs on every device, and whi
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -60,6 +61,11 @@ def _deploy(run: Run) -> dict[str, Any]:
     for done, candidate in enumerate(candidates):
         run.notify("deploy", done, len(candidates), f"testing {candidate.name}")
         deployed.append(_certified(run, candidate, choice["name"], test))
+    for folder in (run.folder / "models").iterdir():
+        if folder.name not in {candidate.name for candidate in candidates}:
+            shutil.rmtree(
+                folder
+            )  # of an earlier deployment with other settings: its certificate no longer holds
     shipped = next(one for one in deployed if one["shipped"])
     return {
         "message": f"{shipped['name']} ships: test error {shipped['test_error']:.2%}",
@@ -70,8 +76,10 @@ def _deploy(run: Run) -> dict[str, Any]:
 
 def _candidates(run: Run) -> list[Candidate]:
     """Every network trained in full, and its int8 file where compression kept one, measured side by side."""
-    retrained = [Network.from_dict(one["network"]) for one in run.result("retrain")["networks"]]
-    int8 = [Network.from_dict(said) for said in run.result("compress")["networks"] if said["int8"]]
+    retrained = [Network.from_dict(one["network"], run.folder) for one in run.result("retrain")["networks"]]
+    int8 = [
+        Network.from_dict(said, run.folder) for said in run.result("compress")["networks"] if said["int8"]
+    ]
     by_name = {network.name: network for network in retrained}
     quantised = [
         replace(by_name[str(network.parent)], name=network.name, int8=True, parent=network.parent)
@@ -100,7 +108,8 @@ def _write(run: Run, network: Network) -> Path:
     if not network.int8:
         to_onnx(network.build(run.architecture), run.architecture.shape, file)
         return file
-    quantize.int8(run.folder / "models" / str(network.parent) / "model.onnx", calibration(run), file)
+    parent = run.folder / "models" / str(network.parent) / "model.onnx"
+    quantize.int8(parent, calibration(run.data, run.experiment.seed), file)
     return file
 
 
@@ -114,7 +123,7 @@ def _metrics(run: Run, network: Network, file: Path, latency: Mapping[str, Laten
         **{name: value for name, value in counts.items() if name != TRAINING_MEMORY},
         "size_kb": file.stat().st_size / 1024,
         AGREEMENT: same.agreement,
-        "error": validation_error(run, file),
+        "error": validation_error(run.data, file),
         **{f"latency_ms@{name}": measured.p50_ms for name, measured in latency.items()},
     }
 
@@ -193,7 +202,7 @@ def _certified(run: Run, candidate: Candidate, shipped: str, test: datasets.Spli
         "file": str(candidate.file.relative_to(run.folder)),
         "sha256": sha256(candidate.file),
         "size_kb": candidate.metrics["size_kb"],
-        "network": {key: value for key, value in network.to_dict().items() if key != "weights"},
+        "network": {key: value for key, value in network.to_dict(run.folder).items() if key != "weights"},
         "parity": asdict(same),
         "test_error": test_error,
         "validation_error": candidate.metrics["error"],

@@ -6,6 +6,7 @@ interrupted retraining goes on from its last epoch.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,10 +18,11 @@ from torch import nn
 from nasflow import pareto
 from nasflow.errors import NasflowError
 from nasflow.evaluators.accuracy import Accuracy
-from nasflow.loop import Evaluate
+from nasflow.evaluators.given import GivenWeights
+from nasflow.loop import Evaluate, SearchError
 from nasflow.loop import run as search_loop
 from nasflow.network import Architecture, Network
-from nasflow.pool import Processes
+from nasflow.pool import Processes, Train
 from nasflow.record import open_record
 from nasflow.space import Choice, Point, Scalar, Space
 from nasflow.spaces import training as training_space
@@ -64,11 +66,16 @@ def retrain(run: Run) -> dict[str, Any]:
 
 
 def survivors(run: Run) -> tuple[list[Network], list[Network]]:
-    """The networks of the front that are trained in full, and the pruned ones that are fine-tuned in full."""
+    """The networks of the front that are trained in full, and the pruned ones that are fine-tuned in full.
+
+    A network that came with weights keeps them: it is finished already.
+    """
     study = run.study()
     chosen = spread(study, picked(run, study), run.experiment.retrain.networks)
-    whole = [replace(network_of(run, trial), weights=None) for trial in chosen]
-    kept = [Network.from_dict(said) for said in run.result("compress")["networks"]]
+    whole = [network_of(run, trial) for trial in chosen]
+    if run.architecture.weights is None:
+        whole = [replace(network, weights=None) for network in whole]
+    kept = [Network.from_dict(said, run.folder) for said in run.result("compress")["networks"]]
     return whole, [network for network in kept if not network.int8]
 
 
@@ -96,27 +103,32 @@ def spread(study: Study, first: Sequence[Trial], count: int) -> list[Trial]:
 def _retrain(run: Run) -> dict[str, Any]:
     whole, pruned = survivors(run)
     folder = run.folder / "retrain" / run.key("retrain")
-    parents = _train(run, folder / "whole", whole, {})
-    results = parents + _train(run, folder / "pruned", pruned, {r["name"]: r for r in parents})
-    return {"message": _words(results), "networks": results}
+    parents, lost = _train(run, folder / "whole", whole)
+    networks = {result["name"]: Network.from_dict(result["network"], run.folder) for result in parents}
+    taught = [network for network in pruned if network.parent in networks]
+    children, more = _train(run, folder / "pruned", taught, networks) if taught else ([], [])
+    results, failures = parents + children, lost + more
+    if not results:
+        raise NasflowError(
+            f"nothing could be trained in full: {'; '.join(failures)}. Change the settings of retrain; "
+            f"if the cause lay elsewhere and is gone, delete {folder} and run again"
+        )
+    return {"message": "; ".join([_words(results), *failures]), "networks": results}
 
 
 def _train(
-    run: Run, folder: Path, networks: Sequence[Network], teachers: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """Train networks with every seed; a pruned one learns from its retrained parent if that is there."""
-    if not networks:
-        return []
-    seeds = run.experiment.retrain.seeds
+    run: Run, folder: Path, networks: Sequence[Network], parents: Mapping[str, Network] | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Train networks with every seed, the pruned ones taught by their retrained `parents`. Returns a result for
+    each, and in words why others have none."""
     meaning = Retraining(run.architecture, tuple(networks))
+    given = run.architecture.weights is not None and parents is None
+    seeds = 1 if given else run.experiment.retrain.seeds
+    train: Train = GivenWeights(meaning, run.data, folder)
+    if not given:
+        train = InFull.of(run, meaning, folder, Teachers(meaning, parents) if parents else None)
     space, objectives = meaning.space(seeds), (Objective("error"),)
     study = Study(space, objectives, open_record(folder / "study.journal", "retrain", space, objectives))
-    teacher = None
-    if teachers:
-        teacher = Teachers(
-            meaning, {name: Network.from_dict(said["network"]) for name, said in teachers.items()}
-        )
-    accuracy = Accuracy(meaning, (run.data,), recipe(run, "retrain"), folder, run.experiment.seed, teacher)
     points: list[Point] = [{"network": n.name, "seed": seed} for n in networks for seed in range(seeds)]
 
     def show(trial: Trial) -> None:
@@ -124,18 +136,24 @@ def _train(
 
     pool = Processes(run.workers, memory_mb=run.memory_mb)
     try:
-        search_loop(
-            study,
-            Listed(points),
-            Evaluate(InFull(accuracy, meaning)),
-            pool,
-            trials=len(points),
-            batch=len(points),
-            observers=(show,),
-        )
+        with contextlib.suppress(SearchError):  # no training of these worked: the reasons are returned
+            search_loop(
+                study,
+                Listed(points),
+                Evaluate(train),
+                pool,
+                trials=len(points),
+                batch=len(points),
+                observers=(show,),
+            )
     finally:
         pool.close()
-    return [_result(study, folder, network) for network in networks]
+    results = {network.name: _result(run, study, folder, network) for network in networks}
+    lost = {str(t.point["network"]): t.error for t in study.trials if t.state == "failed"}
+    return (
+        [result for result in results.values() if result is not None],
+        [f"{name} is left out: {error}" for name, error in lost.items() if results[name] is None],
+    )
 
 
 @dataclass(frozen=True)
@@ -144,6 +162,11 @@ class InFull:
 
     accuracy: Accuracy
     meaning: Retraining
+
+    @classmethod
+    def of(cls, run: Run, meaning: Retraining, folder: Path, teacher: Teachers | None) -> InFull:
+        settings = recipe(run, "retrain")
+        return cls(Accuracy(meaning, (run.data,), settings, folder, run.experiment.seed, teacher), meaning)
 
     def __call__(self, trial: Trial) -> dict[str, float]:
         point = self.meaning.network(trial.point).point
@@ -155,20 +178,20 @@ class Teachers:
     """Whom the network of a point learns from: its parent, as retrained."""
 
     meaning: Retraining
-    by_name: Mapping[str, Network]
+    parents: Mapping[str, Network]
 
     def __call__(self, point: Mapping[str, Scalar]) -> nn.Module:
         parent = self.meaning.network(point).parent
         assert parent is not None
-        return self.by_name[parent].build(self.meaning.architecture)
+        return self.parents[parent].build(self.meaning.architecture)
 
 
-def _result(study: Study, folder: Path, network: Network) -> dict[str, Any]:
-    """Errors of all seeds and the network with the weights of the best one."""
+def _result(run: Run, study: Study, folder: Path, network: Network) -> dict[str, Any] | None:
+    """Errors of all seeds and the network with the weights of the best one; None if no training got to its end."""
     trials = [trial for trial in study.trials if trial.point["network"] == network.name]
     done = [trial for trial in trials if trial.state == "done"]
     if not done:
-        raise NasflowError(f"{network.name} could not be trained in full: {trials[0].error}")
+        return None
     best = min(done, key=lambda trial: trial.metrics["error"])
     place = folder / f"{best.number:05d}"
     errors = [trial.metrics["error"] for trial in done]
@@ -176,9 +199,9 @@ def _result(study: Study, folder: Path, network: Network) -> dict[str, Any]:
         "name": network.name,
         "error": float(np.mean(errors)),
         "errors": errors,
-        "folder": str(place),
+        "folder": str(place.relative_to(run.folder)),
         "trials": [trial.number for trial in done],
-        "network": replace(network, weights=place / "weights.pt").to_dict(),
+        "network": replace(network, weights=place / "weights.pt").to_dict(run.folder),
     }
 
 

@@ -32,8 +32,8 @@ from nasflow import data as datasets
 from nasflow import device as devices
 from nasflow.errors import NasflowError
 from nasflow.experiment import Experiment, dump, objectives
-from nasflow.files import locked, read_json, sweep, write_json, write_text
-from nasflow.network import Architecture, Part
+from nasflow.files import locked, read_json, sha256, sweep, write_json, write_text
+from nasflow.network import Architecture, Make, Part
 from nasflow.record import open_record
 from nasflow.study import Objective, Study
 
@@ -58,23 +58,18 @@ class Infeasible(NasflowError):
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment in one folder, held by this process."""
+    """One experiment in one folder, held by this process. `make`: see Architecture."""
 
     experiment: Experiment
     folder: Path
     notify: Notify = silent
+    make: Make | None = None
 
     @cached_property
     def data(self) -> datasets.Data:
         """Train and validation data; the test data is not here."""
         loaded = datasets.load(self.experiment.data, cache=self.cache)
-        defined = self.done("define")
-        if defined is not None and defined["data"]["sha256"] != loaded.sha256:
-            raise RunError(
-                f"{self.folder}: the data have changed since this run began "
-                f"(sha256 {defined['data']['sha256'][:12]} then, {loaded.sha256[:12]} now). "
-                "Bring the old data back, use --fresh to start anew or --out for another folder"
-            )
+        self._check_unchanged("data", loaded.sha256)
         return loaded
 
     @cached_property
@@ -91,12 +86,16 @@ class Run:
     @cached_property
     def architecture(self) -> Architecture:
         own = self.experiment.model
+        weights = Path(own.weights) if own and own.weights else None
+        if weights is not None and weights.is_file():
+            self._check_unchanged("weights", sha256(weights))
         return Architecture(
             parts=tuple(Part(part.name, dict(part.arguments)) for part in self.experiment.space),
             shape=self.data.shape,
             classes=len(self.data.classes),
             model=Part(own.name, dict(own.arguments)) if own else None,
-            weights=Path(own.weights) if own and own.weights else None,
+            weights=weights,
+            make=self.make,
         )
 
     @cached_property
@@ -122,10 +121,21 @@ class Run:
             return asked
         return int(0.8 * psutil.virtual_memory().total / 2**20 / self.workers)
 
+    def _check_unchanged(self, what: str, now: str) -> None:
+        """Raise RunError if the sha256 of what the run rests on is not that with which it began."""
+        defined = self.done("define")
+        if defined is not None and (then := defined[what]["sha256"]) != now:
+            raise RunError(
+                f"{self.folder}: the {what} have changed since this run began "
+                f"(sha256 {then[:12]} then, {now[:12]} now). "
+                f"Bring the old {what} back, use --fresh to start anew or --out for another folder"
+            )
+
     def study(self) -> Study:
         """The search's study, opened from its record."""
         space = self.architecture.space()
-        record = open_record(self.folder / "study.journal", self.experiment.name, space, self.objectives)
+        # Neither the experiment's name nor the memory of this machine is part of what was searched for.
+        record = open_record(self.folder / "study.journal", "search", space, objectives(self.experiment))
         return Study(space, self.objectives, record)
 
     def settings(self, stage: str) -> dict[str, Any]:
@@ -197,7 +207,13 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(
-    experiment: Experiment, folder: Path, *, fresh: bool = False, wait: bool = False, notify: Notify = silent
+    experiment: Experiment,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    wait: bool = False,
+    notify: Notify = silent,
+    make: Make | None = None,
 ) -> Iterator[Run]:
     """Hold `folder` for this experiment. `fresh` empties it first; `wait` waits for another process to leave it.
 
@@ -205,15 +221,31 @@ def open_run(
     with other settings than it began with, except for more trials.
     """
     with locked(folder / "lock", wait=wait):
-        if fresh:
-            for path in folder.iterdir():
-                if path.name != "lock":
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _empty(folder, fresh)
         sweep(folder)
-        run = Run(experiment, folder, notify)
+        run = Run(experiment, folder, notify, make)
         _check_same_search(run)
         write_text(folder / "experiment.yaml", dump(experiment))
         yield run
+
+
+def _empty(folder: Path, fresh: bool) -> None:
+    """Empty a run's folder if that is asked for, or was asked for and cut short: what is left of a run that was
+    half removed cannot be trusted."""
+    begun, kept = folder / ".emptying", ("lock", ".emptying")
+    if fresh and not begun.exists():
+        others = [path.name for path in folder.iterdir() if path.name not in kept]
+        if others and not (folder / "experiment.yaml").exists():
+            raise RunError(
+                f"{folder} is to be emptied, but it holds no run: {', '.join(sorted(others)[:5])}. "
+                "Choose another folder with --out"
+            )
+        begun.touch()
+    if begun.exists():
+        for path in folder.iterdir():
+            if path.name not in kept:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        begun.unlink()
 
 
 def _check_same_search(run: Run) -> None:

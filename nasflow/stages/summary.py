@@ -14,6 +14,7 @@ import psutil
 
 import nasflow
 from nasflow import pareto
+from nasflow.errors import NasflowError
 from nasflow.evaluators.accuracy import RESULT
 from nasflow.files import read_json, write_json
 from nasflow.stages.run import STAGES, TRAINING_MEMORY, Run
@@ -48,9 +49,9 @@ def summarise(run: Run) -> dict[str, Any]:
             if o.metric != TRAINING_MEMORY
         ],
         "stages": stages,
-        **(_search(run.study()) if (run.folder / "study.journal").exists() else _no_search()),
+        **_search(run, failure is not None),
         "compression": compress.get("steps", []),
-        "retrained": [_retrained(result) for result in retrain.get("networks", [])],
+        "retrained": [_retrained(run.folder, result) for result in retrain.get("networks", [])],
         "choice": deploy.get("choice"),
         "deployed": deploy.get("deployed", []),
         "report": "report.html",
@@ -81,7 +82,18 @@ def _failure(folder: Path) -> dict[str, Any] | None:
     return read_json(file) if file.exists() else None
 
 
-def _search(study: Study) -> dict[str, Any]:
+def _search(run: Run, stopped: bool) -> dict[str, Any]:
+    if not (run.folder / "study.journal").exists():
+        return _no_search()
+    try:
+        return _found(run.study())
+    except NasflowError:
+        if stopped:  # perhaps by this very error: what it says is in the message
+            return _no_search()
+        raise
+
+
+def _found(study: Study) -> dict[str, Any]:
     front = study.front
     numbers = {trial.number for trial in front}
     knee = front[pareto.knee(study.losses(front))].number if front else None
@@ -133,8 +145,9 @@ def _shown(metrics: Metrics) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name != TRAINING_MEMORY}
 
 
-def _retrained(result: dict[str, Any]) -> dict[str, Any]:
-    epochs = read_json(Path(result["folder"]) / RESULT)["epochs"][0]
+def _retrained(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    told = folder / result["folder"] / RESULT  # not there for a network that came with its weights
+    epochs = read_json(told)["epochs"][0] if told.exists() else []
     return {
         "name": result["name"],
         "error": result["error"],
