@@ -20,6 +20,7 @@ from nasflow import data, stages
 from nasflow.experiment import load
 from nasflow.export import predict, to_onnx
 from nasflow.network import Network
+from nasflow.stages.compress import quantised
 
 MOST_ERROR = 0.025
 NEAR = 0.02
@@ -69,12 +70,7 @@ def seed_errors(run: stages.Run, summary: dict) -> list[float]:
         file = run.folder / "benchmark" / f"seed-{number}.onnx"
         to_onnx(one.build(run.architecture), run.architecture.shape, file)
         if network.name != shipped["name"]:
-            from nasflow.compression import quantize
-            from nasflow.stages.compress import calibration
-
-            quantised = file.with_name(f"seed-{number}-int8.onnx")
-            quantize.int8(file, calibration(run), quantised)
-            file = quantised
+            file = quantised(run, run.data, file, file.with_name(f"seed-{number}-int8.onnx"))
         errors.append(float(np.mean(predict(file, x).argmax(axis=1) != test.y)))
     return errors
 

@@ -21,7 +21,7 @@ from _results import write
 
 MOST_S, MOST_RECORDING_MS = 30.0, 30.0
 
-CHILD = '''
+CHILD = """
 import time
 began = time.perf_counter()
 import functools, json, statistics, sys
@@ -69,7 +69,7 @@ for module in (compress, deploy, latency):
     timed(module, "to_onnx", "export")
 for module in (compress, deploy):
     timed(module, "predict", "answer")
-    timed(module.quantize, "int8", "export")
+timed(compress.quantize, "int8", "export")
 timed(deploy, "parity", "answer")
 timed(compress.prune, "space", "prune")
 timed(compress.prune, "apply", "prune")
@@ -94,7 +94,7 @@ json.dump({
     "recording_ms": 1000 * statistics.median(recording),
     "recording_most_ms": 1000 * max(recording),
 }, open(sys.argv[2], "w"))
-'''
+"""
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def _compress(run: Run) -> dict[str, Any]:
 
 
 def _compress_one(run: Run, parent: Network, metrics: Metrics) -> list[Step]:
-    """All steps tried on one network: the best pruned ones, then the best of those (or it) as int8."""
+    """All steps tried on one network: the best pruned ones, then int8 for the best of those and for itself."""
     settings = run.experiment.compress
     folder = run.folder / "compress" / f"{parent.name}-{run.key('compress')}"
     pruning = Pruning(
@@ -138,9 +138,9 @@ def _compress_one(run: Run, parent: Network, metrics: Metrics) -> list[Step]:
             )
         steps = _keep_fastest(run, steps)
     if settings.int8:
-        base = next((step.network for step in steps if step.accepted), parent)
-        before = next((step.after for step in steps if step.accepted), metrics)
-        steps.append(_quantise(run, folder, base, before))
+        fastest = [(step.network, step.after) for step in steps if step.accepted]
+        for network, before in [*fastest, (parent, metrics)]:
+            steps.append(_quantise(run, folder, network, before))
     return steps
 
 
@@ -198,17 +198,23 @@ def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> 
 
 
 def first_policies(space: Space) -> list[Point]:
-    """What a person would try first: each block away, all blocks away, every group a step narrower."""
+    """What a person would try first: all blocks away, every group a step narrower, both; then each block alone.
+
+    Fewer layers and fewer channels save differently from device to device, so both come early.
+    """
     whole = whole_policy(space)
-    blocks = [p.name for p in space.parameters if p.name.startswith("block.")]
-    without = [{**whole, name: False} for name in blocks]
-    if len(blocks) > 1:
-        without.insert(0, {**whole, **dict.fromkeys(blocks, False)})
+    blocks = [p.name for p in space.parameters if p.name.startswith(prune.BLOCK)]
     options = [o for p in space.parameters if isinstance(p, Choice) for o in p.options]
-    shares = sorted({o for o in options if isinstance(o, float)})
-    narrower = [prune.uniform(space, share) for share in reversed(shares) if share < 1.0]
-    mixed = [narrow for pair in zip(without, narrower, strict=False) for narrow in pair]
-    return mixed + without[len(narrower) :] + narrower[len(without) :]
+    shares = sorted({o for o in options if isinstance(o, float) and o < 1.0}, reverse=True)
+    narrower = [prune.uniform(space, share) for share in shares]
+    shallow: Point = dict.fromkeys(blocks, False)
+    tried = [{**whole, **shallow}, *narrower[:1], *({**policy, **shallow} for policy in narrower[:1])]
+    tried += [{**whole, name: False} for name in blocks] + narrower[1:]
+    first: dict[str, Point] = {}
+    for policy in tried:
+        first.setdefault(space.key(policy), policy)
+    first.pop(space.key(whole), None)
+    return list(first.values())
 
 
 def whole_policy(space: Space) -> Point:
@@ -316,7 +322,7 @@ def _quantise(run: Run, folder: Path, base: Network, before: Metrics) -> Step:
     data = run.folds[0]  # the one whose training images gave the weights that are kept
     try:
         if not new.exists():
-            quantize.int8(old, calibration(data, run.experiment.seed), new)
+            quantised(run, data, old, new)
         after = {"error": validation_error(data, new)}
         before = {**before, "error": validation_error(data, old)}
     except (QuantizeError, ExportError) as error:
@@ -324,10 +330,13 @@ def _quantise(run: Run, folder: Path, base: Network, before: Metrics) -> Step:
     return _judge(run, "int8", network, old, before, new, after)
 
 
-def calibration(data: Data, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Training images, preprocessed, from which the ranges of activations are read: (images, c, h, w)."""
-    chosen = np.random.default_rng(seed).permutation(len(data.train.y))[:CALIBRATION_IMAGES]
-    return data.preprocess(data.train.x[np.sort(chosen)])
+def quantised(run: Run, data: Data, file: Path, out: Path) -> Path:
+    """Write `file` in int8 to `out`: activations' ranges from training images, weights as the device's processor
+    multiplies them."""
+    chosen = np.random.default_rng(run.experiment.seed).permutation(len(data.train.y))[:CALIBRATION_IMAGES]
+    x = data.preprocess(data.train.x[np.sort(chosen)])
+    flags = run.devices[0].latency(file).environment.get("flags") or ()
+    return quantize.int8(file, x, out, reduce_range=quantize.needs_reduced_range(flags))
 
 
 def validation_error(data: Data, file: Path) -> float:

@@ -17,13 +17,12 @@ import numpy as np
 
 from nasflow import data as datasets
 from nasflow import pareto
-from nasflow.compression import quantize
 from nasflow.device import Latency
 from nasflow.evaluators.counts import Counts
 from nasflow.export import parity, predict, to_onnx
 from nasflow.files import read_json, sha256, write_json
 from nasflow.network import Network
-from nasflow.stages.compress import calibration, validation_error
+from nasflow.stages.compress import quantised, validation_error
 from nasflow.stages.run import TRAINING_MEMORY, Run, RunError
 from nasflow.study import Metrics, Objective
 
@@ -109,7 +108,7 @@ def _write(run: Run, network: Network) -> Path:
         to_onnx(network.build(run.architecture), run.architecture.shape, file)
         return file
     parent = run.folder / "models" / str(network.parent) / "model.onnx"
-    quantize.int8(parent, calibration(run.data, run.experiment.seed), file)
+    quantised(run, run.data, parent, file)
     return file
 
 
