@@ -12,7 +12,9 @@ import cloudpickle
 PROGRAM = "import sys, cloudpickle; cloudpickle.load(sys.stdin.buffer)()"
 
 
-def call(function: Callable[[], object], **environment: str) -> subprocess.CompletedProcess[bytes]:
+def call(
+    function: Callable[[], object], *, timeout_s: float = 120.0, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     """How the process ended and what `function` printed; it imports from where this process does."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     return subprocess.run(
@@ -21,5 +23,5 @@ def call(function: Callable[[], object], **environment: str) -> subprocess.Compl
         env={**os.environ, "PYTHONPATH": path, **environment},
         capture_output=True,
         check=False,
-        timeout=120,
+        timeout=timeout_s,
     )
