@@ -69,12 +69,13 @@ class Architecture:
     def _own(self) -> nn.Module:
         assert self.model is not None
         make = self.make or names.resolve("model", self.model.name)
+        expected = f"model {self.model.name!r}: expected a function that returns a torch.nn.Module, such as"
+        expected = f"{expected} my_file.py:function"
+        if not callable(make) or isinstance(make, nn.Module):
+            raise NasflowError(f"{expected}, got a {type(make).__name__}")
         network = names.call("model", self.model.name, make, **self.model.arguments)
         if not isinstance(network, nn.Module):
-            raise NasflowError(
-                f"model {self.model.name!r}: expected a function that returns a torch.nn.Module, "
-                f"got {type(network).__name__}"
-            )
+            raise NasflowError(f"{expected}, got a {type(network).__name__} from it")
         if self.weights is not None:
             load_weights(network, self.weights)
         return network
