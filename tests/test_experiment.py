@@ -72,8 +72,14 @@ def test_shipped_experiments_are_found_by_name_from_any_folder(name, folder):
     assert load(name).seed == 77, "a file of one's own comes before a shipped one of that name"
 
 
-def test_shipped_files_say_what_every_line_is_for():
-    for file in shipped().values():
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_experiment_is_whole(name):
+    found = load(name, ["data.path=somewhere"] if "name: idx" in find(name).read_text() else [])
+    assert found.name == name and objectives(found)
+
+
+def test_the_first_files_a_newcomer_reads_say_what_every_line_is_for():
+    for file in (find("digits"), find("mnist")):
         lines = [line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
         bare = [line for line in lines if "#" not in line and not line.rstrip().endswith(":")]
         assert not bare, f"{file}: no comment beside {bare}"
