@@ -102,6 +102,9 @@ def run_pipeline(
             )  # which writes what MLflow lacks, should anything be missing there
         else:
             stopped = _with_prefect(opened)
+            if isinstance(stopped, PREFECT_IS_AWAY) and not isinstance(stopped, server.NoServer):
+                log.warning("Prefect's server went away, looking for it again: %s", stopped)
+                stopped = _with_prefect(opened)
             if isinstance(stopped, PREFECT_IS_AWAY):
                 log.warning("going on without Prefect: %s", stopped)
                 stopped = _without_prefect(opened)

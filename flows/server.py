@@ -107,22 +107,28 @@ def reachable() -> Iterator[str]:
     """Let the Prefect calls inside reach a server and give its address; raises NoServer if there is none."""
     from prefect.settings import (
         PREFECT_API_URL,
+        PREFECT_CLIENT_MAX_RETRIES,
         PREFECT_HOME,
         PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
         temporary_settings,
     )
 
     url: str | None = PREFECT_API_URL.value()
-    if url:
+    if url and url not in {own.url for own in _own.values()}:
         _check(url)
         yield url
         return
     home = PREFECT_HOME.value()
     key = str(home)
-    if key not in _own or _own[key].process.poll() is not None:
+    known = _own.get(key)
+    if known is None or known.process.poll() is not None:
+        # One that died is started again where it was, so that what still waits to be sent to it gets there.
+        port = httpx.URL(known.url).port or 0 if known else 0
         with locked(home / "nasflow-server.lock", wait=True):
-            _own[key] = OwnServer.start(float(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()))
-    with temporary_settings({PREFECT_API_URL: _own[key].url}):
+            timeout_s = float(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+            _own[key] = OwnServer.start(timeout_s, port=port)
+    # On this machine, what does not answer twice is gone: no need to ask for a minute.
+    with temporary_settings({PREFECT_API_URL: _own[key].url, PREFECT_CLIENT_MAX_RETRIES: 2}):
         yield _own[key].url
 
 

@@ -446,3 +446,26 @@ def test_the_console_shows_stages_and_no_chatter(
     for stage in STAGES:
         assert stage in out
     assert "✓" in out
+
+
+@pytest.mark.long
+def test_a_server_that_dies_during_the_run_is_started_again(
+    api: str, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, kills = stages.retrain, []
+
+    def retrain(run: Run) -> dict[str, Any]:
+        if not kills:
+            kills.append(1)
+            for own in server._own.values():
+                own.process.kill()
+                own.process.wait()
+        return work(run)
+
+    monkeypatch.setattr(stages, "retrain", retrain)
+    out = Console(file=io.StringIO(), width=400)
+    assert run_pipeline(experiment, tmp_path / "quick", console=out)["status"] == "done"
+    assert "Prefect's server went away" in out.file.getvalue()  # type: ignore[attr-defined]
+    assert "going on without" not in out.file.getvalue()  # type: ignore[attr-defined]
+    with server.reachable():
+        assert newest("pipeline quick with random").state_name == "Completed"
