@@ -438,9 +438,9 @@ def dump(experiment: Experiment) -> str:
     )
 
 
-def differences(before: Experiment, after: Experiment) -> list[str]:
-    """In words, what two experiments do not have in common: `search.trials: 24, now 50`."""
-    old, new = dict(_leaves(before.model_dump(mode="json"))), dict(_leaves(after.model_dump(mode="json")))
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """In words, where settings differ from what they were: `search.trials: 24, now 50`."""
+    old, new = dict(_leaves(dict(before))), dict(_leaves(dict(after)))
     return [
         f"{key}: {old.get(key)!r}, now {new.get(key)!r}"
         for key in dict.fromkeys([*old, *new])

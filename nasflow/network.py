@@ -16,7 +16,7 @@ from torch import nn
 from nasflow import names
 from nasflow.compression import prune
 from nasflow.errors import NasflowError
-from nasflow.space import Point, Scalar, Space
+from nasflow.space import Choice, Point, Scalar, Space
 from nasflow.spaces import training as training_space
 
 Make = Callable[[], nn.Module]
@@ -36,7 +36,8 @@ class Architecture:
     (channels, height, width) and this many classes. Small and picklable: workers get it whole.
 
     A user's own `model` is a space of its own with a single point. `make` is the function behind it where no other
-    process could import that by its name, from a notebook say.
+    process could import that by its name, from a notebook say. A known `point` is a space of its own too, one of
+    the parts' points or beyond their options: a network made larger.
     """
 
     parts: tuple[Part, ...]
@@ -45,9 +46,12 @@ class Architecture:
     model: Part | None = None
     weights: Path | None = None
     make: Make | None = None
+    point: Point | None = None
 
     def space(self) -> Space:
-        """The product of the spaces of all parts."""
+        """The product of the spaces of all parts, or the known point alone."""
+        if self.point is not None:
+            return Space(tuple(Choice(name, (value,)) for name, value in self.point.items()))
         whole = Space(())
         for part in self.parts:
             module = names.resolve("space", part.name)

@@ -230,8 +230,8 @@ def test_a_recipe_in_a_file_knows_the_settings_of_the_real_one():
 
 def test_differences_are_told_key_by_key():
     before, after = (
-        read("data: digits\nseed: 1"),
-        read("data: digits\nsearch: {trials: 5}\nlimits: {flops: 1}"),
+        read(text).model_dump(mode="json")
+        for text in ("data: digits\nseed: 1", "data: digits\nsearch: {trials: 5}\nlimits: {flops: 1}")
     )
     assert differences(before, before) == []
     assert differences(before, after) == [

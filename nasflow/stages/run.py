@@ -31,7 +31,7 @@ import psutil
 from nasflow import data as datasets
 from nasflow import device as devices
 from nasflow.errors import NasflowError
-from nasflow.experiment import Experiment, dump, objectives
+from nasflow.experiment import Experiment, differences, dump, objectives
 from nasflow.files import locked, read_json, sha256, sweep, write_json, write_text
 from nasflow.network import Architecture, Make, Part
 from nasflow.record import open_record
@@ -96,6 +96,7 @@ class Run:
             model=Part(own.name, dict(own.arguments)) if own else None,
             weights=weights,
             make=self.make,
+            point=self.experiment.point,
         )
 
     @cached_property
@@ -258,9 +259,8 @@ def _check_same_search(run: Run) -> None:
         return
     then = read_json(began)
     if then != now:
-        differing = sorted(key for key in now if now[key] != then.get(key))
         raise RunError(
-            f"{run.folder} holds a search with other settings for {', '.join(differing)}. "
+            f"{run.folder} holds a search with other settings: {'; '.join(differences(then, now))}. "
             "Use --fresh to start anew or --out for another folder"
         )
 
