@@ -259,9 +259,10 @@ def _check_same_search(run: Run) -> None:
         return
     then = read_json(began)
     if then != now:
+        differing = sorted(key for key in now if now[key] != then.get(key))
         raise RunError(
-            f"{run.folder} holds a search with other settings: {'; '.join(differences(then, now))}. "
-            "Use --fresh to start anew or --out for another folder"
+            f"{run.folder} holds a search with other settings for {', '.join(differing)}. "
+            f"Use --fresh to start anew or --out for another folder. It had {'; '.join(differences(then, now))}"
         )
 
 
