@@ -12,6 +12,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from nasflow import training
 from nasflow.data import Data, Preprocess, Split, digest
 from nasflow.spaces import mobile
 from nasflow.training import Diverged, Epoch, Recipe, TrainingError, error, schedule, seeded, train
@@ -437,3 +438,25 @@ def test_small_networks_learn_real_digits_in_seconds():
             model = mobile.build(space.sample(rng), data.shape, 10)
         errors.append(train(model, data, Recipe(), seed=seed)[-1].error)
     assert np.mean(errors) < 0.03
+
+
+def test_every_epoch_sees_every_image_once_in_an_order_of_its_own():
+    data, model, seen = stripes(), small(), []
+    model.register_forward_pre_hook(
+        lambda m, x: seen.extend(x[0].sum(dim=(1, 2, 3)).tolist()) if m.training else None
+    )
+    train(model, data, QUICK, seed=0)
+    expected = data.preprocess(data.train.x).sum(axis=(1, 2, 3))
+    orders = np.array(seen).reshape(QUICK.epochs, len(data.train))
+    for order in orders:
+        assert np.sort(order) == pytest.approx(np.sort(expected), abs=1e-3)
+    assert not np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[1], orders[2])
+
+
+def test_the_schedule_spans_the_whole_training(monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, "schedule", lambda done, warmup: asked.append(done) or 0.5)
+    trained(stripes())
+    assert len(asked) == 3 * 4
+    assert asked == pytest.approx(np.arange(1, 13) / 13)
