@@ -81,7 +81,7 @@ def _search(run: Run, observers: Sequence[Observer]) -> dict[str, Any]:
     if not study.front:
         why = study.obstacles() or outcome.message
         raise Infeasible(f"no network keeps every limit: {why}. Loosen a limit or widen the space")
-    found = f"{len(study.front)} networks on the front"
+    found = f"{len(study.front)} network{'s' if len(study.front) > 1 else ''} on the front"
     return {"message": found if outcome.complete else f"{found}; {outcome.message}", "trials": study.counts}
 
 
