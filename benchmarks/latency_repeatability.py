@@ -11,19 +11,19 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from _results import write
 from torch import nn
 
 from nasflow.device import Device, Latency, connect, load_profile
 from nasflow.export import to_onnx
-from nasflow.files import write_json
 
 PROCESSES, SAME, DIFFERENT = 10, 40, 20
-RESULT = Path(__file__).parent / "results" / "main_job-latency_repeatability.json"
+MOST_CV, MOST_ALARMS = 3, 5  # percent
 
 
 def network(channels: int, blocks: int) -> nn.Sequential:
@@ -48,7 +48,7 @@ def spread(values: list[float]) -> float:
     return float(100 * np.std(values, ddof=1) / np.mean(values))
 
 
-def repeatability(device: Device, files: list[Path]) -> dict[str, object]:
+def repeatability(device: Device, files: list[Path]) -> dict[str, dict[str, Any]]:
     taken: dict[str, list[Latency]] = {file.stem: [] for file in files}
     for _ in range(PROCESSES):
         for file in files:  # every call of `latency` starts a process of its own
@@ -72,7 +72,7 @@ def repeatability(device: Device, files: list[Path]) -> dict[str, object]:
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    device, begin = connect(load_profile("local-cpu")), time.time()
+    device = connect(load_profile("local-cpu"))
     with tempfile.TemporaryDirectory() as folder:
         small, twin, tenth, large = (
             Path(folder) / f"{name}.onnx" for name in ("small", "twin", "tenth", "large")
@@ -86,35 +86,26 @@ def main() -> None:
         same = [device.compare(small, twin) for _ in range(SAME)]
         different = [device.compare(small, tenth) for _ in range(DIFFERENT)]
         environment = device.latency(small).environment
-    value = {
-        "worst_cv_percent": max(float(one["cv_percent"]) for one in repeated.values()),
-        "false_alarms_percent": 100 * float(np.mean([one.verdict != "cannot tell" for one in same])),
-        "tenth_slower_found_percent": 100 * float(np.mean([one.verdict == "slower" for one in different])),
-    }
-    write_json(
-        RESULT,
-        {
-            "bar": "latency repeatability",
-            "goal": f"p50 of the same file in {PROCESSES} processes, interleaved with another: coefficient of variation"
-            f" <= 3 %; A/A called different in <= 5 % of {SAME} tries; a tenth more layers found in >= 90 % of"
-            f" {DIFFERENT} tries",
-            "value": value,
-            "holds": value["worst_cv_percent"] <= 3
-            and value["false_alarms_percent"] <= 5
-            and value["tenth_slower_found_percent"] >= 90,
-            "command": "python benchmarks/latency_repeatability.py",
-            "machine": {**environment, "load_average_before": load_before},
-            "date": time.strftime("%Y-%m-%d"),
-            "seconds": round(time.time() - begin, 1),
-            "files": repeated,
-            "ratios": {
-                "same": [one.ratio for one in same],
-                "tenth_more_layers": [one.ratio for one in different],
-                "worst_uncertainty_percent": 100 * max((c.ci[1] - c.ci[0]) / 2 for c in (*same, *different)),
-            },
-        },
+    details = {"environment": environment, "load_average_before": load_before}
+    worst = max(float(one["cv_percent"]) for one in repeated.values())
+    write(
+        "main_job-latency_repeatability",
+        goal=f"p50 of a file in {PROCESSES} processes, in turns with another: coefficient of variation <= {MOST_CV} %",
+        value=worst,
+        holds=worst <= MOST_CV,
+        files=repeated,
+        **details,
     )
-    print(RESULT.read_text()[:1200])
+    alarms = 100 * float(np.mean([one.verdict != "cannot tell" for one in same]))
+    write(
+        "main_job-latency_false_alarms",
+        goal=f"a file compared with its copy is called different in <= {MOST_ALARMS} % of {SAME} tries",
+        value=alarms,
+        holds=alarms <= MOST_ALARMS,
+        tenth_more_layers_found_percent=100 * float(np.mean([one.verdict == "slower" for one in different])),
+        ratios={"same": [one.ratio for one in same], "tenth_more_layers": [one.ratio for one in different]},
+        **details,
+    )
 
 
 if __name__ == "__main__":
