@@ -105,7 +105,7 @@ def show_result(summary: Mapping[str, Any], folder: Path) -> None:
     run = str(summary["run"])
     if summary["front"]:
         _show(create_table_artifact, front_rows(summary), key=key(run, "front"), description=answer(summary))
-    _show(create_markdown_artifact, page(summary), key=key(run, "result"), description=answer(summary))
+    _show(create_markdown_artifact, page(summary), key=key(run, "result"), description="What ships, and why.")
     report = folder.absolute() / "report.html"
     if report.exists():
         _show(

@@ -12,6 +12,7 @@ from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
 
 from nasflow.stages import STAGES
 
@@ -23,11 +24,16 @@ class Bars:
         self._console = console
         self._progress = Progress(
             SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.fields[stage]:<9}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[count]:>7}", style="dim"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[words]}", style="dim"),
+            TextColumn("{task.fields[stage]}", table_column=Column(min_width=9)),
+            BarColumn(bar_width=24, table_column=Column(min_width=12)),
+            TextColumn(
+                "{task.fields[count]}", style="dim", justify="right", table_column=Column(min_width=7)
+            ),
+            TimeElapsedColumn(table_column=Column(min_width=7)),
+            # What does not fit a narrow window is cut, so that a stage stays one line.
+            TextColumn(
+                "{task.fields[words]}", style="dim", table_column=Column(no_wrap=True, overflow="ellipsis")
+            ),
             console=console,
             refresh_per_second=4,
         )

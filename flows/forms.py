@@ -47,22 +47,18 @@ def form(function: Callable[P, R]) -> Flow[P, R]:
 
 
 def _run_name() -> str:
-    """What the flow does to which experiment: `search digits with nsga2`, `profile local-cpu`."""
+    """Which experiment a run is about and how it searches: `digits with nsga2`; the device of a profile."""
     given = flow_run.parameters
-    doing = flow_run.flow_name
     if "device" in given:
-        return f"{doing} {given['device']}"
+        return str(given["device"])
     try:
-        experiment = asked(
-            **{name: given.get(name) for name in ("experiment", "strategy", "trials", "overrides")}
-        )
+        return title(asked(*(given.get(name) for name in ("experiment", "strategy", "trials", "overrides"))))
     except NasflowError:
-        return f"{doing} {given.get('experiment')}"
-    return title(doing, experiment)
+        return str(given.get("experiment"))
 
 
-def title(doing: str, experiment: Experiment) -> str:
-    return f"{doing} {experiment.name} with {experiment.search.strategy.name}"
+def title(experiment: Experiment) -> str:
+    return f"{experiment.name} with {experiment.search.strategy.name}"
 
 
 def asked(

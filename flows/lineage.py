@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nasflow.report import answer, front_svg
+from nasflow.report import answer, facts, front_svg, words
 from nasflow.study import Trial
 
 PIPELINE = "pipeline"
@@ -233,25 +233,22 @@ def metrics(found: Mapping[str, float]) -> dict[str, float]:
     return {name.replace("@", "/"): float(value) for name, value in found.items() if name != HIDDEN}
 
 
-def front_rows(summary: Mapping[str, Any]) -> list[dict[str, str | float]]:
-    """The front as rows for a table: the network, then its objectives, then what is special about it."""
+def front_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The front as rows for a table: the network, its objectives in a reader's words, what is special about it."""
     shipped = next((one["name"] for one in summary["deployed"] if one["shipped"]), None)
-    objectives = [one["metric"] for one in summary["objectives"]]
-    return [
-        {
-            "network": f"trial-{member['trial']}",
-            **{name: float(f"{member['metrics'][name]:.4g}") for name in objectives},
-            "": " ".join(
-                word
-                for word, holds in (
-                    ("knee", member["knee"]),
-                    ("shipped", shipped == f"trial-{member['trial']}"),
-                )
-                if holds
-            ),
-        }
-        for member in summary["front"]
-    ]
+    objectives = [facts.metric(one["metric"]) for one in summary["objectives"]]
+    rows = []
+    for member in summary["front"]:
+        name = f"trial-{member['trial']}"
+        notes = ["knee"] * bool(member["knee"]) + ["ships"] * (name == shipped)
+        rows.append(
+            {
+                "network": name,
+                **{one.label: words.amount(one.name, member["metrics"][one.name]) for one in objectives},
+                "note": ", ".join(notes),
+            }
+        )
+    return rows
 
 
 def front_table(summary: Mapping[str, Any]) -> str:
@@ -263,7 +260,7 @@ def front_table(summary: Mapping[str, Any]) -> str:
     lines = [
         head,
         ["---" if index == 0 else "---:" for index in range(len(head))],
-        *([str(value) for value in row.values()] for row in rows),
+        *(list(row.values()) for row in rows),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -58,6 +58,7 @@ def carry_out(stage: str) -> Result:
 
 
 @task(
+    task_run_name="track in MLflow",
     retries=2,
     retry_delay_seconds=[2, 20],
     retry_condition_fn=_not_damaged,

@@ -43,4 +43,4 @@ def test_a_mistake_in_a_form_is_told_as_in_a_file() -> None:
 
 
 def test_runs_are_named_after_experiment_and_strategy() -> None:
-    assert forms.title("search", asked("digits", "random")) == "search digits with random"
+    assert forms.title(asked("digits", "random")) == "digits with random"

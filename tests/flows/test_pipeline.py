@@ -19,6 +19,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     ArtifactFilter,
     ArtifactFilterFlowRunId,
+    FlowFilter,
+    FlowFilterName,
     FlowRunFilter,
     FlowRunFilterId,
     FlowRunFilterParentFlowRunId,
@@ -151,18 +153,19 @@ def deploys(limits_kept: bool) -> Fake:
 
 
 def runs(flow_run_id: Any) -> dict[str, FlowRun]:
-    """The flow runs inside one, by the name of their flow's stage."""
+    """The flow runs inside one, by the name of their flow."""
+    inside = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]))
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(
-            flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[flow_run_id]))
-        )
-    return {run.name.split()[0]: run for run in found}
+        return {
+            client.read_flow(run.flow_id).name: run for run in client.read_flow_runs(flow_run_filter=inside)
+        }
 
 
-def newest(name: str) -> FlowRun:
+def newest() -> FlowRun:
+    """The last pipeline that was started."""
+    pipelines = FlowFilter(name=FlowFilterName(any_=["pipeline"]))
     with get_client(sync_client=True) as client:
-        by_start = FlowRunSort.EXPECTED_START_TIME_DESC
-        return next(run for run in client.read_flow_runs(sort=by_start) if run.name == name)
+        return client.read_flow_runs(flow_filter=pipelines, sort=FlowRunSort.EXPECTED_START_TIME_DESC)[0]
 
 
 def tasks(flow_run_id: Any, wanted: int) -> list[TaskRun]:
@@ -237,7 +240,7 @@ def done(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SADeprecationWarning)
         summary = run_pipeline(experiment, folder)
-    return Done(folder, summary, newest("pipeline quick with random"))
+    return Done(folder, summary, newest())
 
 
 def test_a_run_is_a_flow_of_stages_with_names_and_states(done: Done) -> None:
@@ -245,7 +248,8 @@ def test_a_run_is_a_flow_of_stages_with_names_and_states(done: Done) -> None:
     assert done.whole.state is not None
     assert (done.whole.state.name, done.whole.state.message) == ("Completed", done.summary["message"])
     inside = runs(done.whole.id)
-    assert {run.name for run in inside.values()} == {f"{stage} quick with random" for stage in STAGES}
+    assert {done.whole.name, *(run.name for run in inside.values())} == {"quick with random"}
+    assert set(inside) == set(STAGES)
     assert {str(run.state_name) for run in inside.values()} == {"Completed"}
     assert done.whole.parameters["experiment"] == str(done.folder / "experiment.yaml")
 
@@ -291,7 +295,7 @@ def test_limits_that_nothing_keeps_end_in_a_state_that_says_so(
     monkeypatch.setattr(stages, "search", fake)
     summary = run_pipeline(experiment, tmp_path / "quick")
     assert (summary["status"], len(calls)) == ("infeasible", 1)
-    whole = newest("pipeline quick with random")
+    whole = newest()
     assert whole.state is not None
     assert (whole.state.type.value, whole.state.name) == ("FAILED", "Infeasible")
     assert whole.state.message == "no network keeps every limit: flops must be at most 5, best seen 9"
@@ -308,7 +312,7 @@ def test_a_file_over_its_limits_is_reported_and_never_a_silent_success(
     summary = run_pipeline(experiment, tmp_path / "quick")
     assert summary["status"] == "infeasible"
     assert (tmp_path / "quick" / "report.html").exists()
-    whole = newest("pipeline quick with random")
+    whole = newest()
     assert whole.state is not None
     assert whole.state.name == "Infeasible"
     assert "oversteps flops" in str(whole.state.message)
@@ -332,7 +336,7 @@ def test_a_mistake_is_not_tried_again_and_its_words_are_the_state(
     with pytest.raises(NasflowError, match="all 5 trials so far failed"):
         run_pipeline(experiment, tmp_path / "quick")
     assert len(calls) == 1
-    whole = newest("pipeline quick with random")
+    whole = newest()
     assert whole.state is not None
     assert (whole.state.name, whole.state.message) == ("Failed", "all 5 trials so far failed")
     assert read_json(tmp_path / "quick" / "summary.json")["status"] == "failed"
@@ -346,7 +350,7 @@ def test_a_bug_is_a_failure_with_its_traceback_in_the_log_and_is_raised(
     with pytest.raises(KeyError, match="what is this"):
         run_pipeline(experiment, tmp_path / "quick")
     assert len(calls) == 1
-    assert newest("pipeline quick with random").state_name == "Failed"
+    assert newest().state_name == "Failed"
 
 
 def test_what_mlflow_lacks_is_said_in_the_state_and_on_the_console(
@@ -357,7 +361,7 @@ def test_what_mlflow_lacks_is_said_in_the_state_and_on_the_console(
     summary = run_pipeline(experiment, tmp_path / "quick", console=out)
     assert summary["status"] == "done"
     assert "is damaged" in out.file.getvalue()  # type: ignore[attr-defined]
-    whole = newest("pipeline quick with random")
+    whole = newest()
     assert whole.state is not None
     assert (whole.state.type.value, whole.state.name) == ("COMPLETED", "Untracked")
     assert "mv " in str(whole.state.message)
@@ -379,7 +383,7 @@ def test_mlflow_is_asked_again_when_its_trouble_may_pass(
 
     monkeypatch.setattr(Tracker, "_sync", flaky)
     run_pipeline(experiment, tmp_path / "quick")
-    assert newest("pipeline quick with random").state_name == "Completed"
+    assert newest().state_name == "Completed"
 
 
 def test_no_server_costs_a_warning_and_not_the_run(
@@ -468,4 +472,4 @@ def test_a_server_that_dies_during_the_run_is_started_again(
     assert "Prefect's server went away" in out.file.getvalue()  # type: ignore[attr-defined]
     assert "going on without" not in out.file.getvalue()  # type: ignore[attr-defined]
     with server.reachable():
-        assert newest("pipeline quick with random").state_name == "Completed"
+        assert newest().state_name == "Completed"
