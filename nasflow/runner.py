@@ -136,15 +136,18 @@ def _settled(samples: Samples, precision: float) -> bool:
     return 2.4 * error <= precision * statistics.mean(medians)  # 2.4: Student's t for eight loads
 
 
-def open_session(model: str | bytes, threads: int = 1) -> Any:
-    """An ONNX Runtime session on the processor. Raises CannotRun, naming the operator that the runtime lacks."""
+def open_session(model: str | bytes, threads: int = 1, *, flush_denormals: bool = False) -> Any:
+    """An ONNX Runtime session on the processor. Raises CannotRun, naming the operator that the runtime lacks.
+
+    `flush_denormals` makes tiny numbers zero, as fast as all others, but for good and in all of this process.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # its complaints come back as exceptions
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options.add_session_config_entry("session.set_denormal_as_zero", str(int(flush_denormals)))
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions share no other base
@@ -176,7 +179,7 @@ def explain(error: str, runtime: str) -> str:
 
 def load(model: str | bytes, threads: int, batch: int, draw: Any) -> Run:
     """A fresh session with random inputs already bound, as a call. `draw` is a NumPy generator."""
-    session = open_session(model, threads)
+    session = open_session(model, threads, flush_denormals=True)
     binding = session.io_binding()
     for one in session.get_inputs():
         binding.bind_cpu_input(one.name, random_input(one.name, one.shape, one.type, batch, draw))
