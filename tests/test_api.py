@@ -32,7 +32,7 @@ OWN = {key: value for key, value in QUICK.items() if key != "space"}
 def fit(data, folder: Path, cost=tiny.by_size, **options) -> nasflow.Fit:
     """nasflow.fit as small as can be, on a device that answers by a formula."""
     given = {"trials": 2, "epochs": 1, "settings": QUICK, "folder": folder, **options}
-    with tiny.answering(cost):
+    with tiny.world(cost):
         return nasflow.fit(data, **given)
 
 
@@ -219,7 +219,7 @@ WIDTH = int(sys.argv[1])
 def make():
     return nn.Sequential(nn.Conv2d(1, WIDTH, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(WIDTH * 16, 4))
 
-with tiny.answering():
+with tiny.world(processes=True):
     settings = {OWN!r} | {{"compress": {{"enabled": False}}}}
     found = nasflow.fit(tiny.images(), model=make, epochs=1, folder="run", settings=settings, notify=print)
 print(found.summary["experiment"]["model"]["name"], len(found.predict(tiny.images(3)[0])))
