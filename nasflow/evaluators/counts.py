@@ -22,8 +22,8 @@ from nasflow.space import Point, Scalar, point_key
 from nasflow.spaces import training as training_space
 from nasflow.training import Recipe, seeded
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", DeprecationWarning)  # importing fvcore scripts a loss, which torch deprecates
+with warnings.catch_warnings():  # importing fvcore scripts a loss, which torch deprecates
+    warnings.simplefilter("ignore", DeprecationWarning)
     from fvcore.nn.jit_analysis import JitModelAnalysis
     from fvcore.nn.jit_handles import conv_flop_jit, einsum_flop_jit, get_shape
 

@@ -241,7 +241,7 @@ def test_training_memory_by_hand():
 
 
 MEASURE = """
-import resource, sys, torch
+import resource, sys, psutil, torch
 from torch.nn.functional import cross_entropy
 sys.path.insert(0, sys.argv[1])
 from test_counts import mobile, points, training_memory_mb
@@ -253,13 +253,12 @@ def step(batch):
     optimizer.zero_grad()
     cross_entropy(model(torch.randn(batch, *shape)), torch.zeros(batch, dtype=torch.long)).backward()
     optimizer.step()
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 step(2)
-before = peak()
+before = psutil.Process().memory_info().rss
 step(batch)
 step(batch)
-print(training_memory_mb(model, shape, batch), peak() - before)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(training_memory_mb(model, shape, batch), (peak - before) / 2**20)
 """
 
 
