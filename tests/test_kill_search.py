@@ -281,7 +281,7 @@ def test_a_kill_inside_every_write_changes_nothing(tmp_path):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_a_hundred_kills_at_random_times_change_nothing(tmp_path, seed):
+def test_forty_kills_at_random_times_change_nothing(tmp_path, seed):
     check(functools.partial(kill_at_random_times, tmp_path, kills=40, trials=200, seed=seed), timeout_s=600)
 
 
