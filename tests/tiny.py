@@ -21,6 +21,18 @@ from nasflow.stages import Run
 
 torch.set_num_threads(1)
 
+# All of it, so that what nasflow trains by when nothing is said may change.
+RECIPE = {
+    "learning_rate": 0.01,
+    "weight_decay": 0.02,
+    "batch_size": 16,
+    "label_smoothing": 0.05,
+    "optimizer": "adamw",
+    "warmup": 0.1,
+    "clip": 5.0,
+    "distillation": 0.5,
+    "temperature": 2.0,
+}
 SETTINGS: dict[str, Any] = {
     "name": "tiny",
     "space": {
@@ -37,7 +49,7 @@ SETTINGS: dict[str, Any] = {
         "heads": [0],
     },
     "limits": {"flops": 1.5e5},
-    "search": {"trials": 5, "epochs": 3, "workers": 1, "batch": 2, "recipe": {"batch_size": 16}},
+    "search": {"trials": 5, "epochs": 3, "workers": 1, "batch": 2, "recipe": RECIPE},
     "compress": {"trials": 3, "epochs": 2, "max_error_increase": 0.5},
     "retrain": {"networks": 2, "epochs": 6, "seeds": 2},
     "deploy": {"int8_agreement": 0.5},
@@ -156,6 +168,12 @@ class Finished:
     summary: dict[str, Any]
     told: list[tuple[str, int, int, str]]
     tested: list[tuple[str, bool]]
+
+    @property
+    def front(self) -> list[str]:
+        """The names of the networks on the front, the knee first."""
+        front = sorted(self.summary["front"], key=lambda entry: not entry["knee"])
+        return [f"trial-{entry['trial']}" for entry in front]
 
 
 def finish(folder: Path) -> Finished:

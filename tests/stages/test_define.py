@@ -4,9 +4,10 @@ from unittest import mock
 
 import pytest
 import tiny
+import torch
 from tiny import experiment, opened
 
-from nasflow import stages
+from nasflow import names, stages
 from nasflow.data import DataError
 from nasflow.device import Unreachable
 from nasflow.errors import NasflowError
@@ -67,17 +68,14 @@ def test_a_model_that_does_not_fit_the_data_is_told_why(finished_run, tmp_path, 
 
 
 def test_the_weights_of_a_model_are_part_of_what_the_run_is_about(finished_run, tmp_path, at_home):
-    import networks_at_home
-    import torch
-
     model = {"name": "networks_at_home.py:plain", "weights": str(tmp_path / "weights.pt")}
-    torch.save(networks_at_home.plain().state_dict(), tmp_path / "weights.pt")
+    torch.save(names.resolve("model", "networks_at_home.py:plain")().state_dict(), tmp_path / "weights.pt")
     mine = experiment(finished_run.data, space=None, model=model)
     with opened(mine, tmp_path / "run") as run:
         assert len(stages.define(run)["weights"]["sha256"]) == 64
     with opened(mine, tmp_path / "run") as run:
         stages.search(run)
-    torch.save(networks_at_home.plain().state_dict(), tmp_path / "weights.pt")
+    torch.save(names.resolve("model", "networks_at_home.py:plain")().state_dict(), tmp_path / "weights.pt")
     with (
         opened(mine, tmp_path / "run") as run,
         pytest.raises(NasflowError, match="the weights have changed since this run began"),

@@ -149,7 +149,9 @@ def test_fewer_trials_keep_those_there_are(copied):
 )
 def test_a_search_is_not_continued_with_other_settings(copied, changes, section):
     before = files(copied.folder)
-    with pytest.raises(RunError, match=f"other settings for {section}. Use --fresh .* or --out"):
+    with pytest.raises(
+        RunError, match=f"other settings for {section}. Use --fresh .* or --out .* It had {section}"
+    ):
         tiny.run(experiment(copied.data, **changes), copied.folder)
     changed = {name for name, said in files(copied.folder).items() if said != before.get(name)}
     assert changed <= {"lock"}

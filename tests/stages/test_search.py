@@ -8,7 +8,7 @@ import tiny
 import torch
 from tiny import experiment, opened
 
-from nasflow import stages
+from nasflow import names, stages
 from nasflow.evaluators.accuracy import Accuracy
 from nasflow.files import read_json
 from nasflow.loop import SearchError
@@ -176,9 +176,7 @@ def test_an_own_model_is_trained_once(finished_run, tmp_path, at_home):
 
 
 def test_an_own_model_with_weights_is_judged_and_not_trained(finished_run, tmp_path, at_home):
-    import networks_at_home
-
-    network = networks_at_home.plain()
+    network = names.resolve("model", "networks_at_home.py:plain")()
     torch.save(network.state_dict(), tmp_path / "weights.pt")
     model = {"name": "networks_at_home.py:plain", "weights": str(tmp_path / "weights.pt")}
     mine = experiment(finished_run.data, space=None, model=model, limits=None)
