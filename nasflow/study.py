@@ -112,9 +112,7 @@ class Study:
         self._record = record
         self._trials, self._asks = record.load() if record is not None else ([], [])
         self._states = Counter(trial.state for trial in self._trials)
-        self._firsts: list[
-            int
-        ] = []  # for each trial the number of the first one with its meaning and fidelity
+        self._firsts: list[int] = []  # of each trial: the number of the first with its meaning and fidelity
         self._seen: dict[str, int] = {}
         for trial in self._trials:
             self._remember(trial)
