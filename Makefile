@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # One thread per process: with more, a busy neighbour makes every step take many times longer.
-test test-all: export OMP_NUM_THREADS = 1
+test test-all docs: export OMP_NUM_THREADS = 1
 
 .PHONY: run test test-all check docs clean
 
@@ -25,8 +25,8 @@ check: $(READY)  ## lint, types and layers alone
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: $(READY)  ## the examples in docstrings and documents, tried
-	$(BIN)/pytest --doctest-modules nasflow flows --doctest-glob='*.md' docs README.md
+docs: $(READY)  ## what docstrings, documents and examples say, tried
+	$(BIN)/pytest --doctest-modules nasflow flows tests/test_docs.py tests/test_examples.py
 
 clean:  ## everything that can be made again, results of runs excepted
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

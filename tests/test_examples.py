@@ -4,7 +4,6 @@ import json
 import runpy
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import nbclient
@@ -13,7 +12,6 @@ import pytest
 import tiny
 
 import nasflow
-from nasflow.testing import NetworkSpaceContract, SpaceUnderTest
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -120,16 +118,6 @@ def test_own_space_as_an_experiment_file(somewhere, monkeypatch):
 def test_own_space_takes_some_25_lines():
     lines = (EXAMPLES / "own_space.py").read_text().split('"""', 2)[2].split("\n")
     assert len([line for line in lines if line.strip()]) <= 26
-
-
-class TestOwnSpace(NetworkSpaceContract):
-    @pytest.fixture
-    def under_test(self, monkeypatch: pytest.MonkeyPatch) -> SpaceUnderTest:
-        monkeypatch.syspath_prepend(EXAMPLES)
-        import own_space
-
-        build = partial(own_space.build, shape=(1, 8, 8), classes=10)
-        return SpaceUnderTest(own_space.space((1, 8, 8), 10), build, (1, 8, 8), 10)
 
 
 def test_search_only_needs_no_torch(tmp_path):
