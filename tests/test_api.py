@@ -1,5 +1,6 @@
 """`nasflow.fit`: the whole chain in one call, its result as an object, resumed and told in words what is wrong."""
 
+import copy
 import json
 import re
 import shutil
@@ -190,6 +191,12 @@ def test_a_module_with_its_weights_is_judged_as_it_is_and_compressed(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in kept.items())
     assert trial["metrics"]["params"] == sum(parameter.numel() for parameter in net.parameters())
     assert {step["kind"] for step in found.summary["compression"]} == {"prune", "int8"}
+    whole = next(one for one in found.deployed if one.name == "trial-0")
+    x, said = tiny.images(50, seed=5)[0], whole.certificate["preprocess"]
+    with torch.no_grad():
+        pixels = torch.from_numpy(x[:, None]).float() * said["scale"]
+        logits = copy.deepcopy(net).eval()((pixels - said["mean"][0]) / said["std"][0])
+    assert np.array_equal(whole.predict(x), logits.argmax(1).numpy())
     again = fit(tiny.images(), tmp_path / "run", model=net, settings=OWN)
     assert again.summary == found.summary
     with torch.no_grad():
