@@ -17,13 +17,14 @@ from nasflow.experiment import Experiment, load
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Strategy = Literal["nsga2", "tpe", "random", "pymoo-nsga2"]
+AS_IT_SAYS: Literal["as the experiment says"] = "as the experiment says"
+Strategy = Literal["as the experiment says", "nsga2", "tpe", "random", "pymoo-nsga2"]
 
 HELP = {
     "experiment": "A shipped experiment (digits, mnist) or the path of an experiment file, as seen from where"
     " the flow runs.",
-    "strategy": "How networks are looked for; empty: as the experiment says.",
-    "trials": "How many networks are trained during the search; empty: as the experiment says.",
+    "strategy": "How networks are looked for.",
+    "trials": "How many networks are trained during the search; 0: as the experiment says.",
     "overrides": "Any other setting of the experiment, as KEY=VALUE: retrain.epochs=50",
     "folder": "The run's folder; empty: runs/NAME. What is finished there is not done again.",
     "fresh": "Forget what is in the folder and start anew.",
@@ -51,8 +52,9 @@ def _run_name() -> str:
     given = flow_run.parameters
     if "device" in given:
         return str(given["device"])
+    fields = ("experiment", "strategy", "trials", "overrides")
     try:
-        return title(asked(*(given.get(name) for name in ("experiment", "strategy", "trials", "overrides"))))
+        return title(asked(**{name: given[name] for name in fields if name in given}))
     except NasflowError:
         return str(given.get("experiment"))
 
@@ -62,20 +64,17 @@ def title(experiment: Experiment) -> str:
 
 
 def asked(
-    experiment: str,
-    strategy: Strategy | None = None,
-    trials: int | None = None,
-    overrides: Sequence[str] | None = None,
+    experiment: str, strategy: Strategy = AS_IT_SAYS, trials: int = 0, overrides: Sequence[str] = ()
 ) -> Experiment:
     """The experiment that a filled-in form stands for. Raises NasflowError."""
-    chosen: list[str] = list(overrides or ())
-    if strategy is not None:
+    chosen = list(overrides)
+    if strategy != AS_IT_SAYS:
         chosen.append(f"search.strategy={strategy}")
-    if trials is not None:
+    if trials:
         chosen.append(f"search.trials={trials}")
     return load(experiment, chosen)
 
 
-def place(experiment: Experiment, folder: str | None) -> Path:
+def place(experiment: Experiment, folder: str) -> Path:
     """The folder of a run."""
     return Path(folder) if folder else runs.RUNS / experiment.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from flows import artifacts, server
 from flows.console import Bars, warnings_on
-from flows.forms import Strategy, asked, form, place
+from flows.forms import AS_IT_SAYS, Strategy, asked, form, place
 from flows.session import Session, session
 from flows.stages import FLOWS, completed, failed, logged, plain, tracked
 from flows.tracking import TrackingError
@@ -31,10 +32,10 @@ log = logging.getLogger("nasflow.flows")
 @form
 def pipeline(
     experiment: str = "digits",
-    strategy: Strategy | None = None,
-    trials: int | None = None,
-    overrides: list[str] | None = None,
-    folder: str | None = None,
+    strategy: Strategy = AS_IT_SAYS,
+    trials: int = 0,
+    overrides: Sequence[str] = (),
+    folder: str = "",
     fresh: bool = False,
     wait: bool = False,
 ) -> State[Any]:

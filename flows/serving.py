@@ -19,7 +19,7 @@ from prefect.settings import (
 from prefect.types.entrypoint import EntrypointType
 
 from flows.pipeline import pipeline
-from flows.profile import profile
+from flows.profiling import profile
 from flows.server import OwnServer
 from flows.stages import FLOWS
 

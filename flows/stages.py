@@ -8,7 +8,7 @@ again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -19,7 +19,7 @@ from prefect.context import FlowRunContext
 from prefect.tasks import Task
 
 from flows import artifacts
-from flows.forms import Strategy, asked, form, place
+from flows.forms import AS_IT_SAYS, Strategy, asked, form, place
 from flows.session import Session, current, is_open, session
 from flows.tracking import DamagedStore
 from nasflow import stages
@@ -46,7 +46,7 @@ def _not_damaged(_: Task[Any, Any], __: TaskRun, state: State[Any]) -> bool:
 
 UNAVAILABLE_AGAIN: dict[str, Any] = {
     "retries": 2,
-    "retry_delay_seconds": [10, 60],
+    "retry_delay_seconds": [5, 60],
     "retry_condition_fn": _unavailable,
 }
 
@@ -110,10 +110,10 @@ def logged() -> Iterator[None]:
 def _stage(
     stage: str,
     experiment: str,
-    strategy: Strategy | None,
-    trials: int | None,
-    overrides: list[str] | None,
-    folder: str | None,
+    overrides: Sequence[str],
+    folder: str,
+    strategy: Strategy = AS_IT_SAYS,
+    trials: int = 0,
 ) -> State[Any]:
     """Carry out one stage as a flow; inside a pipeline the run is open already and MLflow is written at its end."""
     alone = not is_open()
@@ -125,7 +125,8 @@ def _stage(
             artifacts.progress(artifacts.key(wanted.name, stage), (stage,)) as bar,
             opened.hub.hearing(bar),
         ):
-            result = carry_out(stage)
+            # A device that is away at the very start is told at once: whoever started the run is still there.
+            result = (carry_out if stage != "define" else carry_out.with_options(retries=0))(stage)
             summary = opened.summary()
             if stage == "search" or alone:
                 artifacts.show_result(summary, opened.run.folder)
@@ -146,55 +147,47 @@ def _told(stage: str, result: Result) -> State[Any]:
 @form
 def define(
     experiment: str = "digits",
-    overrides: list[str] | None = None,
-    folder: str | None = None,
+    overrides: Sequence[str] = (),
+    folder: str = "",
 ) -> State[Any]:
     """Read the data, open the space and ask the devices: whether the run is possible at all."""
-    return _stage("define", experiment, None, None, overrides, folder)
+    return _stage("define", experiment, overrides, folder)
 
 
 @form
 def search(
     experiment: str = "digits",
-    strategy: Strategy | None = None,
-    trials: int | None = None,
-    overrides: list[str] | None = None,
-    folder: str | None = None,
+    strategy: Strategy = AS_IT_SAYS,
+    trials: int = 0,
+    overrides: Sequence[str] = (),
+    folder: str = "",
 ) -> State[Any]:
     """Propose, measure and train networks until the trials are spent; goes on where it was stopped."""
-    return _stage("search", experiment, strategy, trials, overrides, folder)
+    return _stage("search", experiment, overrides, folder, strategy, trials)
 
 
 @form
-def compress(
-    experiment: str = "digits", overrides: list[str] | None = None, folder: str | None = None
-) -> State[Any]:
+def compress(experiment: str = "digits", overrides: Sequence[str] = (), folder: str = "") -> State[Any]:
     """Prune and quantise networks of the front, keeping what measurably pays."""
-    return _stage("compress", experiment, None, None, overrides, folder)
+    return _stage("compress", experiment, overrides, folder)
 
 
 @form
-def retrain(
-    experiment: str = "digits", overrides: list[str] | None = None, folder: str | None = None
-) -> State[Any]:
+def retrain(experiment: str = "digits", overrides: Sequence[str] = (), folder: str = "") -> State[Any]:
     """Train in full what is worth shipping."""
-    return _stage("retrain", experiment, None, None, overrides, folder)
+    return _stage("retrain", experiment, overrides, folder)
 
 
 @form
-def deploy(
-    experiment: str = "digits", overrides: list[str] | None = None, folder: str | None = None
-) -> State[Any]:
+def deploy(experiment: str = "digits", overrides: Sequence[str] = (), folder: str = "") -> State[Any]:
     """Export, measure and certify every network trained in full, and say which one ships."""
-    return _stage("deploy", experiment, None, None, overrides, folder)
+    return _stage("deploy", experiment, overrides, folder)
 
 
 @form
-def report(
-    experiment: str = "digits", overrides: list[str] | None = None, folder: str | None = None
-) -> State[Any]:
+def report(experiment: str = "digits", overrides: Sequence[str] = (), folder: str = "") -> State[Any]:
     """Write the page that says which network to ship, and why."""
-    return _stage("report", experiment, None, None, overrides, folder)
+    return _stage("report", experiment, overrides, folder)
 
 
 FLOWS: dict[str, Flow[..., State[Any]]] = {

@@ -37,6 +37,9 @@ SQLITE = "sqlite:///"
 KEY = "nasflow.key"
 STEPS = "nasflow.steps"
 FILES = "nasflow.files"
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development"
+}  # its page opens on runs, not on chats
 MARKS = ("pareto", "knee")  # tags that a run may lose again
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # characters MLflow takes
 METRICS_PER_BATCH, PARAMS_PER_BATCH = (
@@ -408,7 +411,7 @@ def _experiment(client: MlflowClient, address: Address) -> str:
     found = client.get_experiment_by_name(address.experiment)
     if found is None:
         with contextlib.suppress(MlflowException):  # another run was faster
-            return str(client.create_experiment(address.experiment, artifact_location=location))
+            return str(client.create_experiment(address.experiment, location, EXPERIMENT_TAGS))
         found = client.get_experiment_by_name(address.experiment)
         assert found is not None
     if found.lifecycle_stage == "deleted":

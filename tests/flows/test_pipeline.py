@@ -328,6 +328,21 @@ def test_a_device_that_comes_back_is_asked_again(
     assert len(calls) == 3
 
 
+def test_a_device_that_is_away_at_the_start_is_told_at_once(
+    api: str, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def define(run: Run) -> dict[str, Any]:
+        calls.append(1)
+        raise Unavailable("pixel-3 is described but not connected")
+
+    monkeypatch.setattr(stages, "define", define)
+    with pytest.raises(Unavailable, match="not connected"):
+        run_pipeline(experiment, tmp_path / "quick")
+    assert len(calls) == 1
+
+
 def test_a_mistake_is_not_tried_again_and_its_words_are_the_state(
     api: str, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ def measure(device: str, file: Path) -> Latency:
 
 
 @form
-def profile(device: str = "local-cpu", file: str = "") -> State[Any]:
+def profile(file: str, device: str = "local-cpu") -> State[Any]:
     """Measure an exported network on a device: median, 90th percentile and how sure they are."""
     try:
         if not Path(file).is_file():
