@@ -85,8 +85,16 @@ def identity(folder: Path) -> str:
     """What MLflow knows the run in `folder` by: it stays when the run goes on, and is new after --fresh."""
     file = folder / "tracking.json"
     if not file.exists():
-        write_json(file, {"key": uuid.uuid4().hex})
+        write_json(file, {"key": uuid.uuid4().hex, "behind": True})
     return str(read_json(file)["key"])
+
+
+def mark(folder: Path, *, behind: bool) -> None:
+    """Note beside the run whether MLflow may lack something of it, so that a finished run is not taken for a
+    tracked one."""
+    noted = {"key": identity(folder), "behind": behind}
+    if read_json(folder / "tracking.json") != noted:
+        write_json(folder / "tracking.json", noted)
 
 
 @dataclass
@@ -368,9 +376,11 @@ class Tracker:
     def _sync(self, summary: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         self._behind = True
         with _as_tracking_error(self.address):
+            mark(self.folder, behind=True)
             mirror = self._open()
             for entry in entries(summary, trials, self.folder):
                 mirror.put(entry)
+            mark(self.folder, behind=summary["status"] == "running")
         self._behind = False
 
 

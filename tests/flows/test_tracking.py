@@ -76,9 +76,14 @@ def agrees(store: Address, finished: Finished) -> dict[str, MlflowRun]:
 
 
 def few(finished: Finished, deployed: int = 3) -> Finished:
-    """The finished run with two of its trials alone, one done and one failed."""
+    """The finished run with two trials, one compression step and one retrained network."""
     summary, trials, folder = finished
-    kept = {**summary, "deployed": summary["deployed"][:deployed]}
+    kept = {
+        **summary,
+        "compression": summary["compression"][:1],
+        "retrained": summary["retrained"][:1],
+        "deployed": summary["deployed"][:deployed],
+    }
     return kept, [trial for trial in trials if trial.number in (38, 99)], folder
 
 
@@ -458,3 +463,54 @@ def test_the_identity_of_a_run_stays(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "tracking.json").read_text())["key"] == identity(tmp_path)
     shutil.copytree(tmp_path, tmp_path / "moved")
     assert identity(tmp_path / "moved") == identity(tmp_path)
+
+
+def test_a_run_says_whether_mlflow_may_lack_something_of_it(
+    store: Address, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = finished[2]
+
+    def behind() -> bool:
+        return bool(json.loads((folder / "tracking.json").read_text())["behind"])
+
+    sync(store, small(finished, 1))
+    assert behind()
+    sync(store, few(finished, deployed=0))
+    assert not behind()
+    with monkeypatch.context() as broken:
+        broken.setattr(Mirror, "put", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(TrackingError, match="disk full"):
+            sync(store, few(finished, deployed=0))
+    assert behind()
+
+
+KILLED = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import trials
+from flows.tracking import Address, Tracker
+folder = Path(sys.argv[2])
+summary = json.loads((folder / "summary.json").read_text())
+store = Address(f"sqlite:///{folder.parent}/mlflow.db", "digits", folder.parent / "mlartifacts")
+tracker = Tracker(store, folder)
+tracker._open()
+print("opened", flush=True)
+tracker.sync(summary, trials(summary)).result()
+"""
+
+
+@pytest.mark.long
+def test_killed_for_good_at_random_moments_it_ends_up_agreeing(store: Address, finished: Finished) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        program = [sys.executable, "-W", "ignore", "-c", KILLED, str(Path(__file__).parent), str(finished[2])]
+        with subprocess.Popen(program, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"opened\n"
+            time.sleep(rng.uniform(0.0, 2.0))
+            process.kill()
+    sync(store, finished)
+    agrees(store, finished)
+    versions = client(store).search_model_versions("name = 'digits'")
+    assert len(versions) == len({version.tags[tracking.KEY] for version in versions}) == 3
