@@ -40,8 +40,8 @@ def pipeline(
     wait: bool = False,
 ) -> State[Any]:
     """From data and devices to certified networks: define, search, compress, retrain, deploy, report."""
-    wanted = asked(experiment, strategy, trials, overrides)
     try:
+        wanted = asked(experiment, strategy, trials, overrides)
         with (
             logged(),
             session(wanted, place(wanted, folder), fresh=fresh, wait=wait) as opened,
@@ -98,9 +98,8 @@ def run_pipeline(
     ):
         stopped: BaseException | None
         if _is_done(opened):
-            stopped = _without_prefect(
-                opened
-            )  # which writes what MLflow lacks, should anything be missing there
+            # Nothing is left to do but what MLflow may lack.
+            stopped = _without_prefect(opened)
         else:
             stopped = _with_prefect(opened)
             if isinstance(stopped, PREFECT_IS_AWAY) and not isinstance(stopped, server.NoServer):

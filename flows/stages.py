@@ -115,30 +115,35 @@ def _stage(
     strategy: Strategy = AS_IT_SAYS,
     trials: int = 0,
 ) -> State[Any]:
-    """Carry out one stage as a flow; inside a pipeline the run is open already and MLflow is written at its end."""
+    """Carry out one stage as a flow; inside a pipeline the run is open already."""
     alone = not is_open()
-    wanted = asked(experiment, strategy, trials, overrides)
     try:
+        wanted = asked(experiment, strategy, trials, overrides)
         with (
             logged() if alone else nullcontext(),
             session(wanted, place(wanted, folder)) as opened,
             artifacts.progress(artifacts.key(wanted.name, stage), (stage,)) as bar,
             opened.hub.hearing(bar),
         ):
-            # A device that is away at the very start is told at once: whoever started the run is still there.
-            result = (carry_out if stage != "define" else carry_out.with_options(retries=0))(stage)
+            ended = _work(stage)
             summary = opened.summary()
             if stage == "search" or alone:
                 artifacts.show_result(summary, opened.run.folder)
-            if not alone:
-                opened.tracker.sync(summary, opened.trials())
-                return _told(stage, result)
-            return tracked(_told(stage, result))
+            if alone:
+                return tracked(ended)
+            opened.tracker.sync(summary, opened.trials())
+            return ended
     except NasflowError as error:
         return failed(error)
 
 
-def _told(stage: str, result: Result) -> State[Any]:
+def _work(stage: str) -> State[Any]:
+    # A device that is away at the very start is told at once: whoever started the run is still there.
+    work = carry_out if stage != "define" else carry_out.with_options(retries=0)
+    try:
+        result = work(stage)
+    except NasflowError as error:
+        return failed(error)
     if stage == "deploy" and not result["choice"]["limits_kept"]:
         return failed(stages.Infeasible(f"{result['message']}, but {result['choice']['why']}"))
     return completed(result["message"], result)
