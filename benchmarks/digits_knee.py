@@ -59,10 +59,10 @@ def seed_errors(run: stages.Run, summary: dict) -> list[float]:
     shipped = next(one for one in summary["deployed"] if one["shipped"])
     base = shipped["name"].removesuffix("-int8")
     retrained = next(one for one in run.result("retrain")["networks"] if one["name"] == base)
-    network = Network.from_dict(retrained["network"])
+    network = Network.from_dict(retrained["network"], run.folder)
     test = data.load_test(run.experiment.data, cache=run.cache)
     x = run.data.preprocess(test.x)
-    folder = Path(retrained["folder"]).parent
+    folder = (run.folder / retrained["folder"]).parent
     numbers = retrained["trials"]
     errors = []
     for number in numbers:

@@ -89,7 +89,7 @@ def uniform(run: stages.Run, share: float) -> dict[str, Any]:
     policy = prune.uniform(pruning.space(), share)
     model = pruning.build(policy)
     parent = next(r for r in run.result("retrain")["networks"] if r["name"] == start.name)
-    teacher = Network.from_dict(parent["network"]).build(run.architecture)
+    teacher = Network.from_dict(parent["network"], run.folder).build(run.architecture)
     spent = replace(recipe(run, "retrain"), epochs=settings.epochs + run.experiment.retrain.epochs)
     history = training.train(model, run.data, spent, seed=run.experiment.seed, teacher=teacher)
     file = run.folder / "benchmark" / f"uniform-{share:g}.onnx"
