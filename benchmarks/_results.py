@@ -23,7 +23,7 @@ def write(bar: str, *, goal: str, value: float | None, holds: bool, **details: A
         "goal": goal,
         "value": None if value is None else float(value),
         "holds": bool(holds),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments(sys.argv[1:])]),
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
         **details,
@@ -31,6 +31,12 @@ def write(bar: str, *, goal: str, value: float | None, holds: bool, **details: A
     write_json(RESULTS / f"{bar}.json", result)
     shown = "nothing" if value is None else f"{value:.4g}"
     print(f"{'holds' if holds else 'FAILS'}: {bar}: {shown} ({goal})")
+
+
+def _arguments(given: list[str]) -> list[str]:
+    """The command line without where the run was kept, which is nobody else's folder."""
+    at = given.index("--out") if "--out" in given else len(given)
+    return given[:at] + given[at + 2 :]
 
 
 def machine() -> dict[str, Any]:
