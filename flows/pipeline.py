@@ -67,7 +67,8 @@ def _carry_out(opened: Session) -> State[Any]:
             if not isinstance(error, NasflowError):
                 raise error
             ended = failed(error)
-            if stage != "deploy":  # a file over its limits is reported all the same
+            if stage != "deploy":  # what is there by now is reported all the same
+                FLOWS["report"](**given, return_state=True)
                 break
         summary = opened.summary()
     if ended.is_completed():
@@ -137,6 +138,7 @@ def _without_prefect(opened: Session) -> NasflowError | None:
             plain(stage, opened)
     except NasflowError as error:
         stopped = error
+        plain("report", opened)
     finally:
         summary = opened.summary()
     with contextlib.suppress(TrackingError):  # the log has it, and the run has lost nothing

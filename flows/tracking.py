@@ -75,7 +75,7 @@ class Address:
 def address(experiment: Experiment, folder: Path, environ: Mapping[str, str] = os.environ) -> Address:
     """The experiment's own setting first, then MLFLOW_TRACKING_URI, else a file beside the run's folder."""
     name = experiment.mlflow.experiment or experiment.name
-    uri = experiment.mlflow.uri or environ.get("MLFLOW_TRACKING_URI") or tracking_uri(experiment, folder)
+    uri = tracking_uri(experiment, folder, environ)
     beside = Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else folder.absolute().parent
     served = not uri.startswith(("sqlite:", "postgresql", "mysql", "mssql"))
     return Address(uri, name, None if served else beside / "mlartifacts")

@@ -36,12 +36,14 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def finished(experiment: Experiment, folder: Path) -> dict[str, Any] | None:
-    """The summary of this very experiment if `folder` holds it done, with all its files in place."""
+    """The summary of this very experiment if `folder` holds it done, with all its files in place and nothing that
+    MLflow still lacks."""
     try:
         found = json.loads((folder / "summary.json").read_text())
         files = [folder / deployed["file"] for deployed in found["deployed"]]
         same = found["experiment"] == experiment.model_dump(mode="json")
-        done = found["status"] == "done"
+        tracked = not json.loads((folder / "tracking.json").read_text())["behind"]
+        done = found["status"] == "done" and tracked
     except (OSError, ValueError, KeyError, TypeError):
         return None  # what is wrong with the folder, the run itself tells best
     return (

@@ -78,6 +78,7 @@ def finish(folder, wanted: Experiment, **changes):
     (folder / "report.html").write_text("")
     summary = {**SUMMARY, "experiment": wanted.model_dump(mode="json"), **changes}
     (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "tracking.json").write_text(json.dumps({"key": "k", "behind": False}))
 
 
 def loaded(*arguments):
@@ -174,6 +175,15 @@ def test_other_settings_or_fresh_are_work_to_do(nasflow, pipeline):
     assert [call["fresh"] for call in pipeline.calls] == [False, True]
     nasflow("run")
     assert len(pipeline.calls) == 2
+
+
+def test_a_run_that_mlflow_lacks_something_of_is_gone_on_with(nasflow, pipeline):
+    finish(Path("runs/digits"), load("digits"))
+    nasflow("run")
+    assert not pipeline.calls
+    Path("runs/digits/tracking.json").write_text(json.dumps({"key": "k", "behind": True}))
+    nasflow("run")
+    assert len(pipeline.calls) == 1
 
 
 def test_a_torn_summary_counts_as_not_finished(nasflow, pipeline):

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def pipeline(run: Run, *, observers: Sequence[Observer] = ()) -> dict[str, Any]:
-    """All stages in their order; returns the summary, which is on disk after every stage, failed ones too."""
+    """All stages in their order; returns the summary. A run that fails leaves summary and report of what it found."""
     try:
         define(run)
         search(run, observers=observers)
@@ -42,6 +42,6 @@ def pipeline(run: Run, *, observers: Sequence[Observer] = ()) -> dict[str, Any]:
         retrain(run)
         deploy(run)
     finally:
-        summarise(run)
-    report(run)
-    return summarise(run)
+        report(run)
+        summary = summarise(run)
+    return summary

@@ -188,7 +188,8 @@ class Run:
             self.notify(stage, 1, 1, found["message"])
             return found
         failure = self.folder / "failure.json"
-        failure.unlink(missing_ok=True)
+        if stage != "report":  # which tells of a failure and mends none
+            failure.unlink(missing_ok=True)
         start = time.perf_counter()
         self.notify(stage, 0, 1, "")
         try:

@@ -302,7 +302,9 @@ def test_limits_that_nothing_keeps_end_in_a_state_that_says_so(
     assert {stage: run.state_name for stage, run in runs(whole.id).items()} == {
         "define": "Completed",
         "search": "Infeasible",
+        "report": "Completed",
     }
+    assert (tmp_path / "quick" / "report.html").exists()
 
 
 def test_a_file_over_its_limits_is_reported_and_never_a_silent_success(
