@@ -101,7 +101,7 @@ def choosing(finished_run, study_of, monkeypatch):
 @pytest.mark.parametrize(
     ("rule", "name", "why"),
     [
-        ("knee", "middle", r"best compromise: 5\.00% validation error at 2 ms"),
+        ("knee", "middle", r"best compromise: 5\.00% validation error in the mean over seeds at 2 ms"),
         ("best error", "good", r"least validation error, 4\.00%"),
         (
             "fastest within 2 points",
@@ -117,6 +117,13 @@ def test_the_rule_chooses_and_says_why(choosing, rule, name, why):
     assert (found["name"], found["rule"]) == (name, rule)
     assert re.search(why, found["why"])
     assert found["limits_kept"]
+
+
+@pytest.mark.parametrize("rule", ["best error", "fastest within 0.5 points"])
+def test_a_lucky_seed_does_not_make_a_network_the_best(choosing, rule):
+    lucky, steady = replace(GOOD, luck=0.03), candidate("steady", 0.05, 8.0)
+    assert choosing(rule, [lucky, steady])["name"] == "steady"
+    assert choosing(rule, [GOOD, steady])["name"] == "good"
 
 
 def test_of_two_with_the_same_error_the_faster_ships(choosing):
