@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+from nasflow.errors import NasflowError
 from nasflow.loop import Observer
 from nasflow.stages.compress import compress
 from nasflow.stages.define import define
@@ -41,7 +43,10 @@ def pipeline(run: Run, *, observers: Sequence[Observer] = ()) -> dict[str, Any]:
         compress(run)
         retrain(run)
         deploy(run)
-    finally:
-        report(run)
-        summary = summarise(run)
-    return summary
+    except BaseException:
+        with contextlib.suppress(NasflowError):  # on a full disk, say: why it stopped matters more
+            report(run)
+            summarise(run)
+        raise
+    report(run)
+    return summarise(run)

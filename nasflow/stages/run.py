@@ -32,7 +32,7 @@ from nasflow import data as datasets
 from nasflow import device as devices
 from nasflow.errors import NasflowError
 from nasflow.experiment import Experiment, differences, dump, objectives
-from nasflow.files import locked, read_json, sha256, sweep, write_json, write_text
+from nasflow.files import FolderError, locked, read_json, sha256, sweep, write_json, write_text
 from nasflow.network import Architecture, Make, Part
 from nasflow.record import open_record
 from nasflow.study import Objective, Study
@@ -188,17 +188,16 @@ class Run:
             self.notify(stage, 1, 1, found["message"])
             return found
         failure = self.folder / "failure.json"
-        if stage != "report":  # which tells of a failure and mends none
-            failure.unlink(missing_ok=True)
+        if failure.exists() and (stage != "report" or read_json(failure)["stage"] == stage):
+            failure.unlink()  # the report tells of other stages' failures and mends none
         start = time.perf_counter()
         self.notify(stage, 0, 1, "")
         try:
             result = dict(work())
         except NasflowError as error:
-            write_json(
-                failure,
-                {"stage": stage, "message": str(error), "infeasible": isinstance(error, Infeasible)},
-            )
+            said = {"stage": stage, "message": str(error), "infeasible": isinstance(error, Infeasible)}
+            with contextlib.suppress(FolderError):  # on a full disk the error itself matters more
+                write_json(failure, said)
             raise
         seconds = time.perf_counter() - start
         result = {"key": self.key(stage), "seconds": seconds, **result}

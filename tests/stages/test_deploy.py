@@ -19,7 +19,7 @@ from nasflow.export import ExportError, Parity, parity, predict
 from nasflow.files import read_json
 from nasflow.network import Network
 from nasflow.stages import RunError
-from nasflow.stages.deploy import AGREEMENT, Candidate, choose, limits, read_choice
+from nasflow.stages.deploy import AGREEMENT, Candidate, _candidates, choose, limits, read_choice
 from nasflow.study import Objective
 
 
@@ -126,6 +126,13 @@ def test_a_lucky_seed_does_not_make_a_network_the_best(choosing, rule):
     assert choosing(rule, [GOOD, steady])["name"] == "good"
 
 
+@pytest.mark.parametrize("rule", ["best error", "fastest within 0.1 points", "knee"])
+def test_the_best_of_a_few_seeds_is_not_taken_for_better_than_it_is(choosing, rule):
+    lucky = replace(candidate("lucky", 0.02, 9.0), luck=0.3)
+    found = choosing(rule, [lucky, GOOD])
+    assert found["name"] == "good" and "mean over seeds" in found["why"]
+
+
 def test_of_two_with_the_same_error_the_faster_ships(choosing):
     assert (
         choosing("best error", [replace(GOOD, network=Network("slow", {})), candidate("quick", 0.04, 1.0)])[
@@ -169,6 +176,22 @@ def test_limits_are_the_user_s_and_that_files_answer_like_their_networks(finishe
             ("flops", "min", 1.5e5),
             (AGREEMENT, "max", 0.5),
         ]
+
+
+def test_luck_is_how_much_better_the_kept_seed_is_than_the_mean(finished_run):
+    results = {one["name"]: one for one in finished_run.summary["retrained"]}
+    with (
+        opened(finished_run.experiment, finished_run.folder) as run,
+        mock.patch("nasflow.stages.deploy.to_onnx"),
+        mock.patch("nasflow.stages.deploy.quantised"),
+    ):
+        found = _candidates(run)
+    assert {one.name for one in found} >= set(results)
+    for one in found:
+        said = results[one.name.removesuffix("-int8")]
+        assert one.luck == pytest.approx(said["error"] - min(said["errors"]))
+        if not one.network.int8:
+            assert one.error == pytest.approx(said["error"])
 
 
 # What is certified

@@ -201,6 +201,17 @@ def test_data_that_changed_are_refused(copied, tmp_path):
         stages.search(run)
 
 
+def test_a_finished_run_whose_data_changed_for_a_while_is_finished_still(finished_run, tmp_path):
+    data = tiny.write_images(tmp_path / "mine.npz")
+    mine = experiment(data, compress={"enabled": False}, retrain={"networks": 1, "epochs": 1, "seeds": 1})
+    assert tiny.run(mine, tmp_path / "run")["status"] == "done"
+    tiny.write_images(data, seed=1)
+    with pytest.raises(RunError, match="the data have changed"):
+        tiny.run(mine, tmp_path / "run")
+    tiny.write_images(data)
+    assert tiny.run(mine, tmp_path / "run")["status"] == "done"
+
+
 def test_a_stage_whose_ground_is_missing_names_the_one_that_comes_first(finished_run, tmp_path):
     with (
         opened(finished_run.experiment, tmp_path / "new") as run,
