@@ -222,7 +222,7 @@ def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -
 
     folder, console = out or runs.RUNS / experiment.name, _console()
     summary = None if fresh else runs.finished(experiment, folder)
-    if summary is not None:
+    if summary is not None and runs.tracked(folder):
         _show(summary, folder, console)
         console.print("\n[bold]Finished already[/]; --fresh starts anew.", highlight=False)
         return
