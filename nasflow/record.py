@@ -140,10 +140,10 @@ def _storing() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_optuna() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Optuna announces studies and experimental features; a tool built on it should not."""
     level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -158,7 +158,7 @@ def open_record(where: Path | str, name: str, space: Space, objectives: Sequence
     Whoever opens a journal file is its only writer (a run holds its folder's lock), so what a killed process
     left is mended first: a last line that was cut off is removed, and the lock of a dead holder with it.
     """
-    with _quiet_optuna():
+    with quiet_optuna():
         storage = _journal(where) if isinstance(where, Path) else _database(where)
         return OptunaRecord(storage, name, space, objectives)
 

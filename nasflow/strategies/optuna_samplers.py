@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import TrialState
 
+from nasflow.record import quiet_optuna
 from nasflow.space import Choice, Parameter, Point, Scalar, Space
 from nasflow.study import Objective, Proposal, Trial
 
@@ -31,7 +30,7 @@ class OptunaSampler:
         self._limited = [objective for objective in objectives if objective.limit is not None]
         self._distributions = {p.name: _distribution(p) for p in space.parameters}
         self._asked: dict[frozenset[tuple[str, Scalar]], list[optuna.Trial]] = {}
-        with _quiet():
+        with quiet_optuna():
             self._study = optuna.create_study(directions=["minimize"] * len(self._optimised), sampler=sampler)
         self._worst: dict[str, float] = {}  # losses by metric
         self._worst_violation = 1.0
@@ -90,19 +89,6 @@ class OptunaSampler:
         return losses, violations
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Optuna tells of every study and of experimental features; its user here did not ask for either."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            yield
-    finally:
-        optuna.logging.set_verbosity(level)
-
-
 def _distribution(parameter: Parameter) -> BaseDistribution:
     if not isinstance(parameter, Choice):
         return FloatDistribution(parameter.low, parameter.high, log=parameter.log)
@@ -133,14 +119,14 @@ def nsga2(
 
     The population is 20, not Optuna's 50, since a training costs enough for most searches to be short.
     """
-    with _quiet():
+    with quiet_optuna():
         return OptunaSampler(space, objectives, NSGAIISampler(population_size=population, seed=seed))
 
 
 def tpe(space: Space, objectives: Sequence[Objective], *, seed: int = 0, startup: int = 10) -> OptunaSampler:
     """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), multivariate, multi-objective
     (Ozaki et al., GECCO 2020), by Optuna; `startup` random trials first."""
-    with _quiet():
+    with quiet_optuna():
         return OptunaSampler(
             space, objectives, TPESampler(n_startup_trials=startup, multivariate=True, seed=seed)
         )
