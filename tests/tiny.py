@@ -48,7 +48,7 @@ SETTINGS: dict[str, Any] = {
         "squeezes": [False],
         "heads": [0],
     },
-    "limits": {"flops": 1.5e5},
+    "limits": {"flops": 1.5e5, "latency_ms": 1.0},
     "search": {"trials": 5, "epochs": 3, "workers": 1, "batch": 2, "recipe": RECIPE},
     "compress": {"trials": 3, "epochs": 2, "max_error_increase": 0.5},
     "retrain": {"networks": 2, "epochs": 6, "seeds": 2},
@@ -188,5 +188,5 @@ def finish(folder: Path) -> Finished:
         return real(*given, **more)
 
     with mock.patch.object(datasets, "load_test", load_test):
-        summary = run(wanted, place, processes=True, notify=lambda *event: told.append(event))
+        summary = run(wanted, place, notify=lambda *event: told.append(event))
     return Finished(wanted, data, place, summary, told, tested)

@@ -82,11 +82,14 @@ FAST, MIDDLE, GOOD = candidate("fast", 0.5, 1.0), candidate("middle", 0.05, 2.0)
 def choosing(finished_run, study_of, monkeypatch):
     """Chooses by a rule, before a front whose errors and times are given."""
 
-    def choose_by(rule, candidates, front=((0.04, 9.0), (0.5, 1.0)), **changes):
-        objectives = ["error", "latency_ms"]
-        run = stages.Run(
-            experiment(finished_run.data, objectives=objectives, deploy={"ship": rule}, **changes), Path("x")
+    def choose_by(rule, candidates, front=((0.04, 9.0), (0.5, 1.0)), limits=None):
+        wanted = experiment(
+            finished_run.data,
+            objectives=["error", "latency_ms"],
+            limits=limits or {"latency_ms": 100.0},
+            deploy={"ship": rule},
         )
+        run = stages.Run(wanted, Path("x"))
         study = study_of(
             [Objective("error"), Objective("latency_ms@local-cpu")],
             *({"error": e, "latency_ms@local-cpu": ms} for e, ms in front),
@@ -173,6 +176,7 @@ def test_int8_that_answers_otherwise_than_its_network_does_not_ship(choosing):
 def test_limits_are_the_user_s_and_that_files_answer_like_their_networks(finished_run):
     with opened(finished_run.experiment, finished_run.folder) as run:
         assert [(o.metric, o.goal, o.limit) for o in limits(run)] == [
+            ("latency_ms@local-cpu", "min", 1.0),
             ("flops", "min", 1.5e5),
             (AGREEMENT, "max", 0.5),
         ]
@@ -215,7 +219,8 @@ def test_every_network_trained_in_full_is_a_file_with_a_certificate(finished_run
         assert certificate["input"] == {"name": "input", "shape": ["batch", 1, 8, 8], "type": "float32"}
         assert certificate["data"]["sha256"] == summary["data"]["sha256"]
         assert certificate["data"]["test_images"] == 64
-        assert one["limits"][0]["metric"] == "flops" and one["limits"][0]["holds"]
+        assert [limit["metric"] for limit in one["limits"]] == ["latency_ms@local-cpu", "flops", AGREEMENT]
+        assert all(limit["holds"] for limit in one["limits"])
     assert [one["name"] for one in summary["deployed"] if one["shipped"]] == [summary["choice"]["name"]]
 
 
@@ -277,11 +282,7 @@ def test_answers_that_are_no_numbers_are_never_certified(copied):
 
 def test_a_limit_that_the_final_file_breaks_is_reported_and_the_run_infeasible(copied):
     """The device became slower since the search, and a limit that held then no longer does."""
-    mine = experiment(copied.data, limits={"flops": 1.5e5, "latency_ms": 1.0})
-    folder = copied.folder.with_name("limited")
-    with opened(mine, folder) as run:
-        stages.search(run), stages.compress(run), stages.retrain(run)
-    summary = tiny.run(mine, folder, cost=lambda _: 2.0)
+    summary = deployed(copied, cost=lambda _: 2.0)
     assert summary["status"] == "infeasible"
     assert not summary["choice"]["limits_kept"]
     assert "oversteps latency_ms@local-cpu" in summary["choice"]["why"]
@@ -289,7 +290,7 @@ def test_a_limit_that_the_final_file_breaks_is_reported_and_the_run_infeasible(c
         limit = next(limit for limit in one["limits"] if limit["metric"] == "latency_ms@local-cpu")
         assert limit == {"metric": "latency_ms@local-cpu", "limit": 1.0, "value": 2.0, "holds": False}
     assert any(one["shipped"] for one in summary["deployed"])
-    assert "latency_ms" in (folder / "report.html").read_text()
+    assert "latency_ms" in (copied.folder / "report.html").read_text()
 
 
 def test_files_of_an_earlier_deployment_do_not_stay_beside_the_new_ones(copied):

@@ -77,13 +77,14 @@ def test_a_folder_that_was_moved_or_copied_is_still_the_run(copied, monkeypatch)
     assert not copied.folder.exists()
 
 
-def test_a_run_half_done_goes_on_where_it_was_moved_to(finished_run, tmp_path):
-    with opened(finished_run.experiment, tmp_path / "here") as run:
-        stages.define(run), stages.search(run), stages.compress(run)
-    (tmp_path / "here").rename(tmp_path / "there")
+def test_a_run_half_done_goes_on_where_it_was_moved_to(copied, tmp_path):
+    shutil.rmtree(copied.folder / "retrain")
+    for stage in ("retrain", "deploy"):
+        (copied.folder / "stages" / f"{stage}.json").unlink()
+    copied.folder.rename(tmp_path / "there")
     with mock.patch("nasflow.stages.search.search_loop", never):
-        there = tiny.run(finished_run.experiment, tmp_path / "there")
-    assert there["choice"] == finished_run.summary["choice"]
+        there = tiny.run(copied.experiment, tmp_path / "there")
+    assert there["choice"] == copied.summary["choice"]
 
 
 def test_what_the_run_does_is_on_disk_as_an_experiment_file(finished_run):

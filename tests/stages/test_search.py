@@ -157,7 +157,7 @@ def test_two_devices_give_two_latencies(finished_run, tmp_path):
     mine = experiment(
         finished_run.data,
         devices=["local-cpu", str(tmp_path / "board.yaml")],
-        limits={"latency_ms@board": 0.025},
+        limits={"latency_ms": 0.025},
         search={"trials": 1, "epochs": 1},
     )
     trials, _ = searched(mine, tmp_path / "run")

@@ -193,7 +193,13 @@ def test_book_keeping_is_not_shown(finished_run):
 
 
 def test_it_is_true_after_every_stage(finished_run, tmp_path):
-    with opened(experiment(finished_run.data, retrain={"seeds": 1}), tmp_path / "run") as run:
+    mine = experiment(
+        finished_run.data,
+        search={"trials": 1},
+        compress={"trials": 1, "epochs": 1},
+        retrain={"seeds": 1, "epochs": 1},
+    )
+    with opened(mine, tmp_path / "run") as run:
         done = []
         for stage in (None, *STAGES[:-1]):
             if stage is not None:
