@@ -20,6 +20,7 @@ from nasflow.space import Point, point_key
 from nasflow.study import Metrics, Proposal, Study, Trial
 
 PROPOSALS_PER_TRIAL = 20
+WHOLE = 1e-9  # what is left of a budget by the rounding of fidelities is nothing
 HOPELESS = 5
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,8 @@ def run(
     batch: int = 1,
     observers: Sequence[Observer] = (),
 ) -> Outcome:
-    """Search until `trials` were trained. Proposals are bounded at 20 for each trial of the budget.
+    """Search until the budget of `trials` full trainings is spent; one at a lower fidelity counts as that share of
+    one, and the last may overstep. Proposals are bounded at 20 for each trial of the budget.
 
     `batch` trials are asked for, measured and trained together. Every finished trial is recorded, then given
     to the observers. Raises SearchError when the first trials fail one and all, Unavailable when a device does
@@ -96,17 +98,17 @@ def run(
             strategy.tell([study.trials[number] for number in batch_numbers])
         _give_up_if_hopeless(study, failed_before, trials)
         left = trials - study.spent
-        if left <= 0:
-            return Outcome(True, f"{study.spent} trials trained")
+        if left < WHOLE:
+            return Outcome(True, f"{study.spent:.6g} trials trained")
         room = PROPOSALS_PER_TRIAL * trials - len(study.trials)
         if room <= 0:
             return Outcome(False, _standing_in_the_way(study, trials))
-        count = min(batch, left, room)
+        count = min(batch, math.ceil(left - WHOLE), room)
         proposals = strategy.ask(count)
         if len(proposals) > count:
             raise SearchError(f"the strategy gave {len(proposals)} proposals when asked for {count}")
         if not proposals:
-            return Outcome(True, f"the strategy has nothing more to ask after {study.spent} trials")
+            return Outcome(True, f"the strategy has nothing more to ask after {study.spent:.6g} trials")
         batch_numbers = tuple(trial.number for trial in study.add(proposals, count))
 
 
@@ -233,7 +235,7 @@ def _standing_in_the_way(study: Study, trials: int) -> str:
     """Which limit or what else kept the budget from being spent, and the best seen of it."""
     counts = study.counts
     head = (
-        f"{study.spent} of {trials} trials were trained when {len(study.trials)} had been proposed "
+        f"{study.spent:.6g} of {trials} trials were trained when {len(study.trials)} had been proposed "
         f"({counts['refused']} refused, {counts['duplicate']} duplicates)"
     )
     if counts["refused"] < counts["duplicate"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +20,7 @@ from nasflow.errors import NasflowError
 Scalar = str | int | float | bool | None
 Point = dict[str, Scalar]
 Fold = Callable[[Point], Point]
+Features = Callable[[Mapping[str, Scalar]], Sequence[float]]
 
 MUTATION_TRIES = 20
 
@@ -123,7 +124,8 @@ Parameter = Choice | Real
 @dataclass(frozen=True)
 class Space:
     """A product of parameters. `folds` map each point to the one that stands for all that mean the same,
-    for example by giving the choices of a stage with no layers one fixed value.
+    for example by giving the choices of a stage with no layers one fixed value. `features` say in numbers what a
+    point means beyond its parameters (how many convolutions are reached, say), for strategies that model.
 
     Two spaces with different names multiply: `architecture * training`.
 
@@ -136,6 +138,7 @@ class Space:
 
     parameters: tuple[Parameter, ...]
     folds: tuple[Fold, ...] = ()
+    features: tuple[Features, ...] = ()
 
     def __post_init__(self) -> None:
         names = [parameter.name for parameter in self.parameters]
@@ -211,12 +214,18 @@ class Space:
             folded = fold(folded)
         return folded
 
+    def describe(self, point: Mapping[str, Scalar]) -> list[float]:
+        """The features of `point`, one after the other; as many for every point."""
+        return [float(value) for features in self.features for value in features(point)]
+
     def key(self, point: Mapping[str, Scalar]) -> str:
         """A short name of what the point means: equal for equal meaning, in every process."""
         return point_key(self.canonical(point))
 
     def __mul__(self, other: Space) -> Space:
-        return Space(self.parameters + other.parameters, self.folds + other.folds)
+        return Space(
+            self.parameters + other.parameters, self.folds + other.folds, self.features + other.features
+        )
 
 
 def point_key(point: Mapping[str, Scalar]) -> str:

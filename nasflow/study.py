@@ -22,6 +22,7 @@ Metrics = Mapping[str, float]
 Goal = Literal["min", "max"]
 State = Literal["pending", "done", "failed", "refused", "duplicate"]
 
+TRAINED: tuple[State, ...] = ("done", "failed")
 SMALLEST_LIMIT = 1e-12
 
 
@@ -112,6 +113,7 @@ class Study:
         self._record = record
         self._trials, self._asks = record.load() if record is not None else ([], [])
         self._states = Counter(trial.state for trial in self._trials)
+        self._costs = [trial.fidelity for trial in self._trials if trial.state in TRAINED]
         self._firsts: list[int] = []  # of each trial: the number of the first with its meaning and fidelity
         self._seen: dict[str, int] = {}
         for trial in self._trials:
@@ -130,9 +132,10 @@ class Study:
         return [trial for trial in self._trials if trial.state == "pending"]
 
     @property
-    def spent(self) -> int:
-        """How many trials count against the budget: those that were trained, whether it worked or not."""
-        return self._states["done"] + self._states["failed"]
+    def spent(self) -> float:
+        """What counts against the budget, in full trainings: a trial that was trained, whether that worked or not,
+        counts as its fidelity."""
+        return math.fsum(self._costs)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -237,6 +240,8 @@ class Study:
         self._trials[trial.number] = trial
         self._states["pending"] -= 1
         self._states[trial.state] += 1
+        if trial.state in TRAINED:
+            self._costs.append(trial.fidelity)
         return trial
 
     def original(self, trial: Trial) -> Trial | None:

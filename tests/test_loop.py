@@ -197,13 +197,12 @@ def test_duplicates_of_what_failed_or_was_refused_say_so():
 
 
 def test_the_same_network_at_another_fidelity_is_another_trial():
-    class Two(Scripted):
-        def ask(self, count: int) -> list[Proposal]:
-            return [Proposal({"a": 1, "b": 0}, fidelity) for fidelity in (0.5, 1.0)]
-
-    study = Study(SPACE, ONE)
-    run(study, Two(), Bench().evaluate, trials=2, batch=2)
+    point = {"a": 1, "b": 0}
+    strategy, study = Scripted(), Study(SPACE, ONE)
+    strategy.left = [Proposal(point, 0.5), Proposal(point, 1.0), Proposal(point, 0.25)]
+    run(study, strategy, Bench().evaluate, trials=1, batch=2)
     assert states(study) == ["done", "done"]
+    assert strategy.counts == [1, 1] and study.spent == 1.5, "a budget is counted in full trainings"
     assert [trial.number for trial in study.front] == [1], "only what was trained in full can be on the front"
 
 

@@ -63,7 +63,7 @@ def _search(run: Run, observers: Sequence[Observer]) -> dict[str, Any]:
     total = 1 if study.space.size == 1 else settings.trials
 
     def show(trial: Trial) -> None:
-        run.notify("search", min(study.spent, total - 1), total, _words(study, trial))
+        run.notify("search", min(int(study.spent), total - 1), total, _words(study, trial))
 
     pool = Processes(run.workers, deadline_s=settings.deadline_s, memory_mb=run.memory_mb)
     try:
