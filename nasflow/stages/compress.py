@@ -179,7 +179,9 @@ def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> 
     )
 
     def show(trial: Trial) -> None:
-        run.notify("compress", min(int(study.spent), settings.trials - 1), settings.trials, pruning.parent.name)
+        run.notify(
+            "compress", min(int(study.spent), settings.trials - 1), settings.trials, pruning.parent.name
+        )
 
     pool = Processes(run.workers, deadline_s=experiment.search.deadline_s, memory_mb=run.memory_mb)
     try:

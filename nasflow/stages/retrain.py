@@ -132,7 +132,9 @@ def _train(
     points: list[Point] = [{"network": n.name, "seed": seed} for n in networks for seed in range(seeds)]
 
     def show(trial: Trial) -> None:
-        run.notify("retrain", min(int(study.spent), len(points) - 1), len(points), str(trial.point["network"]))
+        run.notify(
+            "retrain", min(int(study.spent), len(points) - 1), len(points), str(trial.point["network"])
+        )
 
     pool = Processes(run.workers, memory_mb=run.memory_mb)
     try:
