@@ -30,6 +30,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "space": {
         "mobile": "nasflow.spaces.mobile",
+        "nasbench201": "nasflow.spaces.nasbench201",
         "training": "nasflow.spaces.training",
     },
     "data": {},  # data.py knows its own formats; a function of the user's own is named like everything else

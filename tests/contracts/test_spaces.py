@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from nasflow import names
-from nasflow.spaces import mobile, training
+from nasflow.spaces import mobile, nasbench201, training
 from nasflow.testing import NetworkSpaceContract, SpaceContract, SpaceUnderTest
 from nasflow.training import Recipe
 
@@ -20,6 +20,20 @@ NETWORKS = {
         mobile.space((3, 12, 10), 3, stages=2, depths=[0, 2], expansions=[1, 2]),
         functools.partial(mobile.build, shape=(3, 12, 10), classes=3),
         shape=(3, 12, 10),
+        classes=3,
+    ),
+    "nasbench201": SpaceUnderTest(
+        nasbench201.space((1, 8, 8), 10, cells=1, channels=4),
+        functools.partial(nasbench201.build, shape=(1, 8, 8), classes=10),
+        shape=(1, 8, 8),
+        classes=10,
+    ),
+    "nasbench201, three operations and odd sizes": SpaceUnderTest(
+        nasbench201.space(
+            (3, 7, 5), 3, operations=["skip_connect", "avg_pool_3x3", "nor_conv_3x3"], cells=2, channels=2
+        ),
+        functools.partial(nasbench201.build, shape=(3, 7, 5), classes=3),
+        shape=(3, 7, 5),
         classes=3,
     ),
 }
