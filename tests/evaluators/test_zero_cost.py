@@ -16,8 +16,11 @@ from nasflow.data import Data, DataSettings, load
 from nasflow.errors import NasflowError
 from nasflow.evaluators import counts, zero_cost
 from nasflow.evaluators.zero_cost import SCORES, ZeroCost, batch, score
+from nasflow.loop import Evaluate, run
 from nasflow.space import Point, Scalar
 from nasflow.spaces import mobile, training
+from nasflow.strategies.listed import Listed
+from nasflow.study import Objective, Study
 
 torch.set_num_threads(1)
 
@@ -176,7 +179,7 @@ class TestZeroCost:
         assert of(dict(reversed(point.items())))["naswot"] != 0.0
         assert architecture.built == 1
 
-    def test_leaves_out_what_is_not_finite(self, digits: Data) -> None:
+    def test_a_broken_network_is_the_worst_and_its_score_is_not_recorded(self, digits: Data) -> None:
         class Deaf(Mobile):
             def build(self, point: Mapping[str, Scalar]) -> nn.Module:
                 model = super().build(point)
@@ -185,8 +188,12 @@ class TestZeroCost:
                         parameter.zero_()
                 return model
 
-        found = ZeroCost(Deaf(), digits, ("naswot", "synflow", "params"), batch=8)(points(1)[0])
-        assert set(found) == {"params"}
+        cheap = ZeroCost(Deaf(), digits, ("naswot", "params", "synflow"), batch=8)
+        (point,) = points(1)
+        assert cheap(point) == {"naswot": -math.inf, "params": cheap(point)["params"], "synflow": -math.inf}
+        study = Study(mobile.space(SHAPE, 10), [Objective("error")])
+        run(study, Listed([point]), Evaluate(lambda trial: {"error": 0.5}, cheap), trials=1)
+        assert study.trials[0].metrics == {"params": cheap(point)["params"], "error": 0.5}
 
     def test_scores_and_batch_are_checked_at_once(self, digits: Data) -> None:
         with pytest.raises(NasflowError, match="unknown zero-cost score 'naswott'"):

@@ -85,9 +85,9 @@ class Architecture(Protocol):
 class ZeroCost:
     """Gives the `scores` of a point's network before training, each as a metric of its name.
 
-    A score of -inf is left out, since metrics are finite: to whoever compares, a missing score is the worst. All
-    networks see the same first `batch` training images that differ from each other, without augmentation (fewer if
-    there are fewer). Weights follow from `seed` and the point; what is known is not computed again.
+    A score of -inf is the worst; the search loop records finite metrics only, and fails a trial whose objective is
+    none. All networks see the same first `batch` training images that differ from each other, without augmentation
+    (fewer if there are fewer). Weights follow from `seed` and the point; what is known is not computed again.
     """
 
     architecture: Architecture
@@ -112,8 +112,7 @@ class ZeroCost:
             with seeded(weights_seed):
                 model = self.architecture.build(training_space.without(point))
             images, labels = batch(self.data, self.batch)
-            found = {name: score(name, model, images, labels, score_seed) for name in self.scores}
-            self._known[key] = {name: value for name, value in found.items() if math.isfinite(value)}
+            self._known[key] = {name: score(name, model, images, labels, score_seed) for name in self.scores}
         return dict(self._known[key])
 
     def _seeds(self, key: str) -> tuple[int, int]:
