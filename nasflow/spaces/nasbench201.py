@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -75,9 +76,10 @@ def build(point: Mapping[str, Scalar], shape: Sequence[int], classes: int) -> nn
     from nasflow.spaces.nasbench201_network import network
 
     _check_task(shape, classes)
+    cell = representative(_cell(point))
     around = {name: point.get(name) for name in ("cells", "channels", "stages")}
     _check_around(around)
-    return network(representative(_cell(point)), shape[0], classes, **around)  # type: ignore[arg-type]
+    return network(cell, shape[0], classes, **around)  # type: ignore[arg-type]
 
 
 def arch_string(point: Mapping[str, Scalar]) -> str:
@@ -97,14 +99,13 @@ def arch_string(point: Mapping[str, Scalar]) -> str:
 
 def from_arch_string(text: str, *, cells: int = 5, channels: int = 16, stages: int = 3) -> Point:
     """The point whose cell is written as `text`, in the published network unless said otherwise."""
-    found = [[part.split("~") for part in node.strip("|").split("|")] for node in text.strip().split("+")]
-    edges = [(to, part) for to, node in enumerate(found, start=1) for part in node]
-    if [[str(start)] for _, start in EDGES] != [part[1:] for _, part in edges] or len(found) != NODES - 1:
+    found = re.findall(r"\|([^|~]+)~", text)
+    point: Point = dict(zip(NAMES, found, strict=False))
+    if len(found) != len(NAMES) or arch_string(point) != text:
         raise SpaceError(
-            f"expected a cell such as |none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|, got {text!r}"
+            "expected a cell such as |none~0|+|none~0|none~1|+|skip_connect~0|none~1|none~2|, "
+            f"of the operations {', '.join(OPERATIONS)}; got {text!r}"
         )
-    point: Point = {name: part[0] for name, (_, part) in zip(NAMES, edges, strict=True)}
-    _cell(point)
     return {**point, "cells": cells, "channels": channels, "stages": stages}
 
 
@@ -220,8 +221,8 @@ def _sorted(total: Counter[tuple[int, int]]) -> Sum:
 
 
 def features(point: Mapping[str, Scalar]) -> list[float]:
-    """Features of a point of this space: see `cell_features`."""
-    return cell_features(_cell(point))
+    """Features of what a point means, equal for points that mean the same: see `cell_features`."""
+    return cell_features(representative(_cell(point)))
 
 
 def cell_features(operations: Sequence[str]) -> list[float]:
