@@ -21,16 +21,28 @@ T = TypeVar("T")
 
 TABLES: dict[str, dict[str, str]] = {
     "strategy": {
-        "nsga2": "nasflow.strategies.optuna_samplers:nsga2",
+        "aging-evolution": "nasflow.strategies.evolution:aging_evolution",
+        "area": "nasflow.strategies.evolution:area",
+        "hype": "nasflow.strategies.hype:hype",
+        "ibea": "nasflow.strategies.ibea:ibea",
+        "localsearch": "nasflow.strategies.local_search:local_search",
+        "nsga2": "nasflow.strategies.nsga2:nsga2",
         "optuna-nsga2": "nasflow.strategies.optuna_samplers:nsga2",
         "optuna-tpe": "nasflow.strategies.optuna_samplers:tpe",
+        "pbi": "nasflow.strategies.scalarised:pbi",
         "pymoo-nsga2": "nasflow.strategies.pymoo_algorithms:nsga2",
         "random": "nasflow.strategies.random:random_search",
+        "tchebycheff": "nasflow.strategies.scalarised:tchebycheff",
         "tpe": "nasflow.strategies.optuna_samplers:tpe",
+        "weighted-sum": "nasflow.strategies.scalarised:weighted_sum",
     },
     "space": {
+        "darts": "nasflow.spaces.darts",
         "mobile": "nasflow.spaces.mobile",
+        "nasbench101": "nasflow.spaces.nasbench101",
         "nasbench201": "nasflow.spaces.nasbench201",
+        "nats-size": "nasflow.spaces.nats",
+        "ofa-mobilenetv3": "nasflow.spaces.ofa",
         "training": "nasflow.spaces.training",
     },
     "data": {},  # data.py knows its own formats; a function of the user's own is named like everything else
