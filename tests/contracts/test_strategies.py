@@ -6,19 +6,61 @@ import inspect
 import pytest
 
 from nasflow import names
-from nasflow.strategies import optuna_samplers, pymoo_algorithms
+from nasflow.space import Point
+from nasflow.strategies import (
+    evolution,
+    hype,
+    ibea,
+    local_search,
+    nsga2,
+    optuna_samplers,
+    pymoo_algorithms,
+    scalarised,
+)
 from nasflow.strategies.random import random_search
 from nasflow.testing import StrategyContract, StrategyUnderTest
 
+
+def scores(point: Point) -> dict[str, float]:
+    """Two stand-ins for zero-cost scores, of any toy's points."""
+    numbers = [float(value) for value in point.values() if isinstance(value, (int, float))]
+    return {"alike": -abs(sum(numbers) - 20.0), "unlike": sum(numbers)}
+
+
 STRATEGIES = {
+    "aging-evolution": StrategyUnderTest(
+        functools.partial(evolution.aging_evolution, population=8, sample=4),
+        other={"population": 5, "sample": 7, "aging": False},
+    ),
+    "area": StrategyUnderTest(
+        functools.partial(evolution.area, population=8, sample=4, pool=24, score="alike", cheap=scores),
+        other={
+            "population": 5,
+            "sample": 7,
+            "pool": 40,
+            "score": "unlike",
+            "cheap": lambda point: {"alike": -scores(point)["alike"]},
+        },
+    ),
+    "hype": StrategyUnderTest(
+        functools.partial(hype.hype, population=8), other={"population": 5, "samples": 10}
+    ),
+    "ibea": StrategyUnderTest(
+        functools.partial(ibea.ibea, population=8), other={"population": 5, "kappa": 1.0}
+    ),
+    "localsearch": StrategyUnderTest(local_search.local_search, other={"start": 5, "steps": 1}),
+    "nsga2": StrategyUnderTest(functools.partial(nsga2.nsga2, population=8), other={"population": 5}),
     "optuna-nsga2": StrategyUnderTest(
         functools.partial(optuna_samplers.nsga2, population=8), other={"population": 5}
     ),
     "optuna-tpe": StrategyUnderTest(functools.partial(optuna_samplers.tpe, startup=6), other={"startup": 9}),
+    "pbi": StrategyUnderTest(scalarised.pbi, other={"start": 5, "parents": 5, "theta": 0.1}),
     "pymoo-nsga2": StrategyUnderTest(
         functools.partial(pymoo_algorithms.nsga2, population=8), other={"population": 5}
     ),
     "random": StrategyUnderTest(random_search, learns=False),
+    "tchebycheff": StrategyUnderTest(scalarised.tchebycheff, other={"start": 5, "parents": 5, "rho": 1.0}),
+    "weighted-sum": StrategyUnderTest(scalarised.weighted_sum, other={"start": 5, "parents": 5}),
 }
 
 
