@@ -16,19 +16,25 @@ RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("nasflow", "numpy", "onnxruntime", "optuna", "pymoo", "torch")
 
 
-def write(bar: str, *, goal: str, value: float | None, holds: bool, **details: Any) -> None:
-    """Write `results/{bar}.json` and say what it says. `bar` is `topic-bar`; `goal` says units and direction."""
+def write(bar: str, *, goal: str | None, value: float | None, holds: bool | None, **details: Any) -> None:
+    """Write `results/{bar}.json` and say what it says. `bar` is `topic-bar`; `goal` says units and direction.
+
+    What is a measurement and not a bar has neither goal nor value, and holds nothing: None each.
+    """
     result = {
         "bar": bar,
         "goal": goal,
         "value": None if value is None else float(value),
-        "holds": bool(holds),
+        "holds": None if holds is None else bool(holds),
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_arguments(sys.argv[1:])]),
         "machine": machine(),
         "date": time.strftime("%Y-%m-%d"),
         **details,
     }
     write_json(RESULTS / f"{bar}.json", result)
+    if holds is None:
+        print(f"measured: {bar}")
+        return
     shown = "nothing" if value is None else f"{value:.4g}"
     print(f"{'holds' if holds else 'FAILS'}: {bar}: {shown} ({goal})")
 

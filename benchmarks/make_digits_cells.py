@@ -154,6 +154,9 @@ def assemble(folder: Path, table: Path = TABLE) -> None:
         )
         for cell in cells
     }
+    for line in lines(folder / "scores.jsonl"):  # by zero_cost_scores.py, if it was run
+        scores = {f"score_{name.replace('-', '_')}": value for name, value in line["scores"].items()}
+        known[line["cell"]] |= scores
     columns: dict[str, list[Any]] = defaultdict(list)
     for point in points():
         cell = meaning(point)
@@ -185,6 +188,7 @@ UNITS = {
     "flops": "multiply-adds for one image",
     "params": "numbers that are learned",
     "memory_kb": "weights and intermediate results at worst, by arithmetic",
+    "score_*": "zero-cost scores before training, higher is better; -inf: nothing good to tell",
     "latency_ms": "one image, one thread, median of the rounds relative to a reference network, times its median",
 }
 
