@@ -56,7 +56,8 @@ def space(
 
     `strides` are those of the stem and the five stages. If they are not given, images of 112 pixels and more are
     halved as published, five times in all; smaller ones less often, and as late as possible. Other settings
-    list the options of a choice; the defaults are the published ones, with the resolutions of EvoXBench.
+    list the options of a choice; the defaults are the published ones, with the resolutions of EvoXBench, of which
+    those that round to the same pixels are offered once.
 
     >>> small = space((1, 8, 8), 10, depths=[1, 2], resolutions=[1.0])
     >>> small["stage1.stride"].options, small["stage3.stride"].options, small["stage2.depth"].options
@@ -71,8 +72,9 @@ def space(
     if any(side % 2 == 0 for side in shared[1][1]):
         raise SpaceError(f"{SPACE}: kernels have odd sides, got {list(kernels)}")
     offered = checks.wholes(SPACE, "depths", depths, 1)
+    seen = {_size(share, shape): share for share in _shares("resolutions", resolutions, 1.0)}
     choices = [
-        Choice("resolution", _shares("resolutions", resolutions, 1.0), ordered=True),
+        Choice("resolution", tuple(seen.values()), ordered=True),
         Choice("width", _shares("widths", widths, float("inf")), ordered=True),
         Choice("stem.stride", (stem,)),
     ]
@@ -129,11 +131,10 @@ def build(point: Mapping[str, Scalar], shape: Sequence[int], classes: int) -> nn
     from nasflow.spaces.ofa_network import network
 
     checks.task(POINT, shape, classes)
-    share = _share(point, "resolution")
     return network(
         _stages(point),
         shape,
-        (max(1, round(share * shape[1])), max(1, round(share * shape[2]))),
+        _size(_share(point, "resolution"), shape),
         classes,
         width=_share(point, "width"),
         stem_stride=checks.said_whole(POINT, point, "stem.stride", 1),
@@ -157,6 +158,11 @@ def _stages(point: Mapping[str, Scalar]) -> list[list[Block]]:
         ]
         for stage in STAGES
     ]
+
+
+def _size(share: float, shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width that the network sees."""
+    return max(1, round(share * shape[1])), max(1, round(share * shape[2]))
 
 
 def _strides(shape: Sequence[int]) -> list[int]:

@@ -12,6 +12,9 @@ from nasflow import names
 from nasflow.space import Choice, Point, Space
 from nasflow.spaces import darts, nasbench101, nasbench201
 
+# Last parts of the names of choices that say how a network is put together.
+AROUND = {"cells", "channels", "modules", "resolution", "stacks", "stages", "stem", "stride"}
+
 
 @dataclass(frozen=True)
 class Published:
@@ -30,9 +33,9 @@ class Published:
 def points(space: str, within: Space | None = None) -> dict[str, Point]:
     """Published networks of the space of this name, by theirs.
 
-    With a space of networks `within`, only those that are points of it; what it fixes (a choice with one option: how
-    many cells, say) takes its value first, so that a published cell is found in smaller networks, too. Raises
-    UnknownName.
+    With a space of networks `within`, only those that are points of it. Where it fixes how a network is put together
+    (how many cells, say, or where the image is halved), they take its value first, so that a published cell is found
+    in smaller networks, too. Raises UnknownName.
 
     >>> list(points("darts"))
     ['darts-v1', 'darts-v2']
@@ -44,7 +47,11 @@ def points(space: str, within: Space | None = None) -> dict[str, Point]:
     found = {name: dict(one.point) for name, one in PUBLISHED.items() if one.space == space}
     if within is None:
         return found
-    fixed = {p.name: p.options[0] for p in within.parameters if isinstance(p, Choice) and len(p.options) == 1}
+    fixed = {
+        p.name: p.options[0]
+        for p in within.parameters
+        if isinstance(p, Choice) and len(p.options) == 1 and p.name.rpartition(".")[2] in AROUND
+    }
     fitted = {
         name: {key: fixed.get(key, value) for key, value in point.items()} for name, point in found.items()
     }

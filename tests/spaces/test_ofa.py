@@ -83,6 +83,8 @@ def test_the_wide_network_of_evoxbench_is_where_it_says() -> None:
 
 def test_resolutions_are_the_sides_of_evoxbench_on_images_of_224() -> None:
     assert [round(224 * share) for share in ofa.RESOLUTIONS] == [160, 176, 192, 208, 224]
+    assert ofa.space(LARGE, 10)["resolution"].options == ofa.RESOLUTIONS
+    assert ofa.space(SMALL, 10)["resolution"].options == (0.786, 0.929, 1.0)  # 6, 7 and 8 pixels
     space = ofa.space(SMALL, 10, resolutions=[0.5, 1], depths=[1], widths=[0.1])
     resized = [m for m in ofa.build(corner(space, 0), SMALL, 10) if isinstance(m, Resize)]
     assert [m.size for m in resized] == [(4, 4)]

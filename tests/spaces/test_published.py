@@ -70,6 +70,15 @@ def test_within_a_space_what_it_fixes_is_taken_from_it() -> None:
     assert {key for key in first if found["darts-v1"][key] != first[key]} == {"cells", "channels"}
 
 
+def test_what_a_network_does_is_never_changed() -> None:
+    assert published.points("darts", darts.space((1, 8, 8), 10, operations=["skip_connect"])) == {}
+    halved_once = LISTS["mobilenet-v1-like"] | {"strides": [1, 1, 1, 1, 2]}
+    space = mobile.space((3, 32, 32), 10, stems=[32], depths=[1, 2, 6], expansions=[1], **halved_once)
+    point = published.points("mobile", space)["mobilenet-v1-like"]
+    assert [point["stem.stride"], point["stage2.stride"], point["stage5.stride"]] == [2, 1, 2]
+    assert published.points("mobile", mobile.space((3, 32, 32), 10, **halved_once)) == {}
+
+
 def test_points_that_a_space_does_not_have_are_left_out() -> None:
     some = darts.space(
         (1, 8, 8), 10, operations=["sep_conv_3x3", "skip_connect", "max_pool_3x3", "avg_pool_3x3"]
