@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from nasflow import cli_bench, terminal
 from nasflow.errors import NasflowError
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(cli_bench.app)
 
 MISTAKE = 2  # exit code: something the user can mend
 OVER_LIMIT = 3  # exit code: the run is done, but what it ships breaks a limit
@@ -47,7 +47,9 @@ def main() -> None:
     try:
         app()
     except NasflowError as error:
-        _error_console().print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        terminal.error_console().print(
+            f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(MISTAKE)
 
 
@@ -86,10 +88,10 @@ def check(file: File = "digits", overrides: Set = None, out: Out = None) -> None
     from nasflow import runs
 
     wanted = experiments.load(file, overrides or ())
-    with _interruptible("nothing was changed"):
+    with terminal.interruptible("nothing was changed"):
         from nasflow import plan, show
 
-        show.plan(plan.plan(wanted, out or runs.RUNS / wanted.name), _console())
+        show.plan(plan.plan(wanted, out or runs.RUNS / wanted.name), terminal.console())
 
 
 @app.command()
@@ -104,7 +106,7 @@ def show(
     if as_json:
         typer.echo((folder / "summary.json").read_text(), nl=False)
     else:
-        _show(runs.summary(folder), folder, _console())
+        _show(runs.summary(folder), folder, terminal.console())
 
 
 @app.command()
@@ -165,7 +167,7 @@ def devices() -> None:
             table.add_row(name, "answers", profile.description, style="bold")
         except Unavailable:
             table.add_row(name, "not connected", profile.description)
-    _console().print(table)
+    terminal.console().print(table)
 
 
 @app.command()
@@ -193,15 +195,15 @@ def profile(
         if not given.is_file():
             raise NasflowError(f"{given}: no such file; expected an exported network such as model.onnx")
     connected = known.connect(known.load_profile(device))
-    with _interruptible("nothing was written"):
+    with terminal.interruptible("nothing was written"):
         if file is not None:
             latency = connected.latency(file)
-            show.latency(device, file, latency, _console())
+            show.latency(device, file, latency, terminal.console())
             measured = latency.to_json()
         else:
             assert compare is not None
             comparison = connected.compare(*compare)
-            show.comparison(device, compare, comparison, _console())
+            show.comparison(device, compare, comparison, terminal.console())
             measured = asdict(comparison)
     if as_json is not None:
         write_json(as_json, measured)
@@ -210,7 +212,7 @@ def profile(
 @app.command()
 def serve() -> None:
     """Offer every flow to a Prefect server, to be started or scheduled from its page. Ends with Ctrl-C."""
-    with _interruptible("no longer serving"):
+    with terminal.interruptible("no longer serving"):
         from flows.serving import serve as serve_flows
 
         serve_flows()
@@ -220,7 +222,7 @@ def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -
     """Carry out an experiment, or show its result at once if there is nothing left to do."""
     from nasflow import device, runs
 
-    folder, console = out or runs.RUNS / experiment.name, _console()
+    folder, console = out or runs.RUNS / experiment.name, terminal.console()
     summary = None if fresh else runs.finished(experiment, folder)
     if summary is not None and runs.tracked(folder):
         _show(summary, folder, console)
@@ -228,7 +230,7 @@ def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -
         return
     for name in experiment.devices:
         device.load_profile(name)  # a slip in a name is told at once, not after all that is slow to start
-    with _interruptible("stopped; what is finished is kept: run the same command again to go on"):
+    with terminal.interruptible("stopped; what is finished is kept: run the same command again to go on"):
         from flows.pipeline import run_pipeline
 
         summary = run_pipeline(experiment, folder, fresh=fresh, wait=wait, console=console)
@@ -243,25 +245,3 @@ def _show(summary: dict[str, Any], folder: Path, console: Console) -> None:
 
     experiment = from_mapping(summary["experiment"], str(folder / "summary.json"))
     show.summary(summary, folder, tracking_uri(experiment, folder), console)
-
-
-@contextlib.contextmanager
-def _interruptible(words: str) -> Iterator[None]:
-    """Let Ctrl-C end the command with these words instead of a traceback."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        _error_console().print(f"\n{words}", style="yellow", markup=False, highlight=False)
-        raise typer.Exit(130) from None
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console()
-
-
-def _error_console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True)
