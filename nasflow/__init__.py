@@ -17,7 +17,8 @@ _HOMES = {
     "pool": ("InProcess", "Processes"),
     "record": ("open_record",),
     "space": ("Choice", "Point", "Real", "Space"),
-    "strategies.optuna_samplers": ("nsga2", "tpe"),
+    "strategies.nsga2": ("nsga2",),
+    "strategies.optuna_samplers": ("tpe",),
     "strategies.random": ("random_search",),
     "study": ("Objective", "Proposal", "Study", "Trial"),
 }

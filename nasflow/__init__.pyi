@@ -7,7 +7,8 @@ from nasflow.loop import Evaluate, Outcome, Strategy, run
 from nasflow.pool import InProcess, Processes
 from nasflow.record import open_record
 from nasflow.space import Choice, Point, Real, Space
-from nasflow.strategies.optuna_samplers import nsga2, tpe
+from nasflow.strategies.nsga2 import nsga2
+from nasflow.strategies.optuna_samplers import tpe
 from nasflow.strategies.random import random_search
 from nasflow.study import Objective, Proposal, Study, Trial
 
