@@ -2,9 +2,10 @@
 
     python benchmarks/make_digits_cells.py train [--seeds 0 1 2] [--out FOLDER]
     python benchmarks/make_digits_cells.py latency [--out FOLDER]
+    python benchmarks/zero_cost_scores.py [--out FOLDER]
     python benchmarks/make_digits_cells.py assemble [--out FOLDER]
 
-`train` takes about an hour of one core, `latency` a quarter of one on a quiet machine. Both go on where they were
+`train` takes an hour or two of one core, `latency` a quarter of one on a quiet machine. All go on where they were
 stopped: what is finished is a line in a file in FOLDER. `assemble` writes nasflow/bench/digits_cells.parquet when
 nothing is missing. Of cells that compute the same one is trained. docs/digits-cells.md tells what the table says.
 """
@@ -47,7 +48,7 @@ SHAPE, CLASSES = (1, 8, 8), 10
 VALIDATION, BATCH = 0.4, 32
 EPOCHS = {"error_ninth": 1, "error_third": 3, "error": 9}  # each with a learning rate that falls to zero
 SEEDS = (0, 1, 2)
-ROUNDS, CHUNK, BUDGET_S = 5, 40, 0.06
+ROUNDS, CHUNK, BUDGET_S = 3, 40, 0.06
 
 
 def data() -> Data:
@@ -132,18 +133,14 @@ def time_all(folder: Path) -> None:
 
 
 def assemble(folder: Path, table: Path = TABLE) -> None:
-    """Write the table. Raises NasflowError if a training or a timing is missing."""
-    trainings = {(line["cell"], line["seed"]): line for line in lines(folder / "trainings.jsonl")}
-    timings = {(line["cell"], line["round"]): line for line in lines(folder / "latencies.jsonl")}
-    cells = different()
-    for what, have, each in (("trainings", trainings, SEEDS), ("timings", timings, range(ROUNDS))):
-        missing = [(cell, number) for cell in cells for number in each if (cell, number) not in have]
-        if missing:
-            raise NasflowError(
-                f"{len(missing)} of {len(cells) * len(each)} {what} are missing in {folder}, the first is "
-                f"{missing[0]}; go on with `python {Path(__file__).name} "
-                f"{'train' if have is trainings else 'latency'} --out {folder}`"
-            )
+    """Write the table. Raises NasflowError if a training, a timing or a score is missing."""
+    cells, this = different(), Path(__file__).name
+    trainings = complete(
+        folder / "trainings.jsonl", [(c, n) for c in cells for n in SEEDS], "seed", f"{this} train"
+    )
+    rounds = [(c, n) for c in cells for n in range(ROUNDS)]
+    timings = complete(folder / "latencies.jsonl", rounds, "round", f"{this} latency")
+    scores = complete(folder / "scores.jsonl", [(c, None) for c in cells], None, "zero_cost_scores.py")
     reference = statistics.median(line["reference_ms"] for line in timings.values())
     known = {
         cell: row(
@@ -152,11 +149,9 @@ def assemble(folder: Path, table: Path = TABLE) -> None:
             [timings[cell, number] for number in range(ROUNDS)],
             reference,
         )
+        | {f"score_{name.replace('-', '_')}": value for name, value in scores[cell, None]["scores"].items()}
         for cell in cells
     }
-    for line in lines(folder / "scores.jsonl"):  # by zero_cost_scores.py, if it was run
-        scores = {f"score_{name.replace('-', '_')}": value for name, value in line["scores"].items()}
-        known[line["cell"]] |= scores
     columns: dict[str, list[Any]] = defaultdict(list)
     for point in points():
         cell = meaning(point)
@@ -215,6 +210,20 @@ def row(
 
 
 # ---- files of lines
+
+
+def complete(
+    file: Path, expected: Sequence[tuple[str, int | None]], number: str | None, program: str
+) -> dict[tuple[str, int | None], dict[str, Any]]:
+    """The lines of a file by cell and `number`, a key of theirs; NasflowError unless all `expected` are there."""
+    found = {(line["cell"], line[number] if number else None): line for line in lines(file)}
+    missing = [one for one in expected if one not in found]
+    if missing:
+        raise NasflowError(
+            f"{file}: expected {len(expected)} lines, {len(missing)} are missing, the first for {missing[0]}; "
+            f"go on with `python benchmarks/{program} --out {file.parent}`"
+        )
+    return found
 
 
 def lines(file: Path) -> Iterator[dict[str, Any]]:
