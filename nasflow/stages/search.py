@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from nasflow import experiment as experiments
@@ -11,6 +12,7 @@ from nasflow.evaluators.accuracy import Accuracy
 from nasflow.evaluators.counts import Counts
 from nasflow.evaluators.given import GivenWeights
 from nasflow.evaluators.latency import MeasuredLatency
+from nasflow.evaluators.zero_cost import ZeroCost
 from nasflow.loop import Evaluate, Observer, Strategy
 from nasflow.loop import run as search_loop
 from nasflow.pool import Processes, Train
@@ -34,10 +36,25 @@ def strategy(run: Run, space: Space, objectives: Sequence[Objective]) -> Strateg
     """The experiment's strategy for a space, seeded by the experiment."""
     chosen = run.experiment.search.strategy
     make = names.resolve("strategy", chosen.name)
+    told = _knowledge(run, chosen, make)
     made: Strategy = names.call(
-        "strategy", chosen.name, make, space, objectives, seed=run.experiment.seed, **chosen.arguments
+        "strategy", chosen.name, make, space, objectives, seed=run.experiment.seed, **told, **chosen.arguments
     )
     return made
+
+
+def _knowledge(run: Run, chosen: experiments.Named, make: Callable[..., Any]) -> dict[str, Any]:
+    """What a strategy is told beside its settings, if it takes it: `cheap`, the metrics of any point by arithmetic,
+    with the zero-cost score that its setting `score` names if it has that."""
+    takes = inspect.signature(make).parameters
+    if "cheap" not in takes:
+        return {}
+    counted = Counts(run.architecture, recipe(run, "search").batch_size)
+    if "score" not in takes:
+        return {"cheap": counted}
+    name = chosen.arguments.get("score", takes["score"].default)
+    scored = ZeroCost(run.architecture, run.data, (str(name),), seed=run.experiment.seed)
+    return {"cheap": lambda point: {**counted(point), **scored(point)}}
 
 
 def recipe(run: Run, stage: Literal["search", "compress", "retrain"]) -> Recipe:

@@ -9,7 +9,9 @@ import torch
 from tiny import experiment, opened
 
 from nasflow import names, stages
+from nasflow.errors import NasflowError
 from nasflow.evaluators.accuracy import Accuracy
+from nasflow.evaluators.zero_cost import ZeroCost
 from nasflow.files import read_json
 from nasflow.loop import SearchError
 from nasflow.stages import Infeasible
@@ -131,6 +133,23 @@ def test_architecture_and_training_are_searched_together(finished_run, tmp_path)
         (trial.point["train.batch_size"], trial.point["train.learning_rate"], "sgd") for trial in done
     ]
     assert all(1e-3 <= recipe.learning_rate <= 1e-1 for recipe in used)
+
+
+def test_area_begins_with_the_best_by_a_zero_cost_score(finished_run, tmp_path):
+    area = {"name": "area", "score": "synflow", "population": 2, "pool": 30}
+    mine = experiment(finished_run.data, limits={}, search={"strategy": area, "trials": 2, "epochs": 1})
+    trials, _ = searched(mine, tmp_path / "run")
+    with opened(mine, tmp_path / "run") as run:
+        of = ZeroCost(run.architecture, run.data, ("synflow",), seed=mine.seed)
+        space, rng = run.architecture.space(), np.random.default_rng(0)
+        usual = np.mean([of(space.sample(rng))["synflow"] for _ in range(10)])
+        assert all(of(trial.point)["synflow"] > usual for trial in trials)
+
+
+def test_area_with_a_score_that_does_not_exist_names_those_that_do(finished_run, tmp_path):
+    mine = experiment(finished_run.data, search={"strategy": {"name": "area", "score": "nasvot"}})
+    with pytest.raises(NasflowError, match="unknown zero-cost score 'nasvot': did you mean 'naswot'"):
+        searched(mine, tmp_path / "run")
 
 
 def test_errors_are_the_mean_over_all_folds_where_there_are_some(finished_run, tmp_path):
