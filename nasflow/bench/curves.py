@@ -27,7 +27,7 @@ DASHES = ("", "7 4", "2 4")  # a second and third round of colours
 SHARES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 CLOSEST = 0.001  # the whole of the true front would be infinitely far up
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 500, 56, 52, 46
-LETTER = 6.9  # pixels
+LETTER = 7.9  # pixels, at most
 LINE = 15.0
 
 
@@ -43,7 +43,7 @@ def svg(found: Comparison) -> str:
     across = Scale(float(counts[shown][0]), float(found.evals), LEFT, WIDTH - right, log=True)
     lowest, highest = min(float(m.min()) for m in missing), max(float(m[1].max()) for m in missing)
     up = Scale(0.9 * lowest, min(1.0, 1.1 * highest), TOP, HEIGHT - BOTTOM, log=True)
-    parts = [*_axes(across, up), *_titles(found)]
+    parts = [*_axes(across, up), *_titles(found, across.stop)]
     ends = _apart([up(float(m[1, -1])) for m in missing])
     x = [across(float(count)) for count in counts[shown]]
     lines = []
@@ -70,14 +70,14 @@ def svg(found: Comparison) -> str:
     )
 
 
-def _titles(found: Comparison) -> list[str]:
+def _titles(found: Comparison, end: float) -> list[str]:
     problem = found.problem
     objectives = " and ".join(objective.metric for objective in problem.objectives)
-    below = f"{problem.table.name}: {objectives}; {len(found.seeds)} seeds, medians and middle halves"
+    below = f"{problem.table.name}: {objectives}; the median and the middle half of {len(found.seeds)} runs"
     return [
         f'<text class="name" x="{LEFT - 40}" y="20">Share of the true front\'s hypervolume</text>',
         f'<text x="{LEFT - 40}" y="37">{escape(below)}</text>',
-        f'<text x="{LEFT}" y="{HEIGHT - 8}">evaluations</text>',
+        f'<text x="{end}" y="{HEIGHT - 8}" text-anchor="end">evaluations</text>',
     ]
 
 

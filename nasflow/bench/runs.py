@@ -72,6 +72,7 @@ def contenders(written: Sequence[str], problem: Problem) -> list[Contender]:
     found: list[Contender] = []
     for text in written:
         plain = parse(text)
+        plain.strategy(problem, seed=0)  # a mistake in its settings is told before anything is searched
         parameters = inspect.signature(plain.factory()).parameters
         offered = {"cheap": bool(problem.cheap), "fidelities": bool(problem.low_fidelities)}
         helped = tuple(name for name, there in offered.items() if there and name in parameters)
