@@ -81,7 +81,7 @@ def test_counts_are_those_of_the_networks(table):
 @made
 def test_a_search_of_it_has_something_to_find(table):
     one = table.drop_duplicates("cell")
-    assert one.error.min() < 5 and one.error.quantile(0.9) > 10  # errors spread
+    assert one.error.min() < 5 and one.error.quantile(0.9) > 8  # errors spread
     assert spearmanr(one.error, one.latency_ms).statistic < -0.3  # and cost something to avoid
     best, front = math.inf, 0
     for error in one.sort_values(["latency_ms", "error"]).error:
