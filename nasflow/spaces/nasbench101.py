@@ -72,7 +72,9 @@ def space(
 ) -> Space:
     """The modules of at most `vertices` in networks for images of `shape` (channels, height, width).
 
-    The defaults are the published network, whose 423,624 different modules are all there.
+    The defaults are the published network, whose 423,624 different modules are all there. Multiples of 12 channels
+    divide evenly in every module; where they do not, a vertex passes on one channel less than it has, which pruning
+    after training does not always understand (it says so).
 
     >>> made = space((3, 32, 32), 10, vertices=3)
     >>> [parameter.name for parameter in made.parameters]

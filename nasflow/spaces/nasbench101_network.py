@@ -52,12 +52,14 @@ class Cell(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         results: dict[int, torch.Tensor] = {}
         for vertex in range(1, self.end):
-            # Where the output's channels do not divide evenly, a vertex may have one more than those after it.
-            width = self.channels[vertex]
-            terms = [results[v][:, :width] for v in self.graph.before(vertex) if v]
+            terms = [self._narrowed(results[v], v, vertex) for v in self.graph.before(vertex) if v]
             results[vertex] = self.operations[str(vertex)](self._sum(x, vertex, terms))
         ends = [results[v] for v in self.graph.before(self.end) if v]
         return self._sum(x, self.end, [torch.cat(ends, 1)] if len(ends) > 1 else ends)
+
+    def _narrowed(self, x: torch.Tensor, start: int, end: int) -> torch.Tensor:
+        """Where the output's channels do not divide evenly, a vertex may have one more than those after it."""
+        return x if self.channels[start] == self.channels[end] else x[:, : self.channels[end]]
 
     def _sum(self, x: torch.Tensor, vertex: int, terms: list[torch.Tensor]) -> torch.Tensor:
         if str(vertex) in self.projections:

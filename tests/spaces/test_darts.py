@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nasflow.compression import prune
 from nasflow.space import Point, SpaceError
 from nasflow.spaces import darts
 from nasflow.spaces.darts import from_genotype, genotype, space
@@ -132,6 +133,17 @@ def test_features_are_counts_width_and_depth_of_both_cells() -> None:
     assert found == [0, 0, 4, 4, 0, 0, 0, 4.0, 2, 8, 0, 0, 0, 0, 0, 0, 4.0, 2]
     chain = [("skip_connect", i) for node in (2, 3, 4, 5) for i in (node - 2, node - 1)]
     assert darts.width_depth(chain) == (1.5, 5)
+
+
+def test_channels_can_be_removed() -> None:
+    cell = [("dil_conv_3x3", 0), ("skip_connect", 1), *[("max_pool_3x3", 0), ("skip_connect", 2)] * 3]
+    point = from_genotype({"normal": cell, "reduce": cell}, cells_count=3, channels=8)
+    network = darts.build(point, SMALL, 10).eval()
+    policies = prune.space(network, SMALL, round_to=1, keep=(0.5, 1.0))
+    half = prune.apply(prune.uniform(policies, 0.5), network, SMALL)
+    with torch.no_grad():
+        assert half(torch.zeros(2, *SMALL)).shape == (2, 10)
+    assert sum(p.numel() for p in half.parameters()) < 0.5 * sum(p.numel() for p in network.parameters())
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from nasflow.compression import prune
 from nasflow.space import Point, SpaceError
 from nasflow.spaces import nasbench101
 from nasflow.spaces.nasbench101 import Module, module, point_of, pruned, repaired, space
+from nasflow.spaces.nasbench101_network import channels
 
 SMALL = (1, 8, 8)
 TINY = {"channels": 8, "stacks": 2, "modules": 1}
@@ -109,6 +111,21 @@ def test_channels_that_do_not_divide_evenly_fit() -> None:
     point = point_of(edges, ["conv3x3", "maxpool3x3", "conv1x1", "maxpool3x3"], **(TINY | {"channels": 7}))
     with torch.no_grad():
         assert nasbench101.build(point, SMALL, 3).eval()(torch.zeros(2, *SMALL)).shape == (2, 3)
+
+
+def test_multiples_of_twelve_channels_always_divide_evenly_and_can_be_pruned() -> None:
+    made, rng = space(SMALL, 10, channels=12, stacks=1, modules=1), np.random.default_rng(0)
+    for number in range(100):
+        point = made.sample(rng)
+        graph = module(point)
+        found = channels(graph, 12)
+        assert all(found[a] == found[b] for a, b in graph.edges if a and b < graph.vertices - 1)
+        if number < 5:
+            network = nasbench101.build(point, SMALL, 10).eval()
+            policies = prune.space(network, SMALL, round_to=1, keep=(0.5, 1.0))
+            half = prune.apply(prune.uniform(policies, 0.5), network, SMALL)
+            with torch.no_grad():
+                assert half(torch.zeros(2, *SMALL)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(

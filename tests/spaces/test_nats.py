@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from nasflow.compression import prune
 from nasflow.evaluators import counts
 from nasflow.space import SpaceError
 from nasflow.spaces import nasbench201, nats, published
@@ -56,6 +57,15 @@ def test_with_doubling_widths_it_is_the_network_of_nasbench201_with_its_cell() -
     theirs = nasbench201.build(nasbench201.from_arch_string(cell, cells=1), (3, 32, 32), 10)
     assert counts.params(ours) == counts.params(theirs)
     assert counts.flops(ours, (3, 32, 32)) == counts.flops(theirs, (3, 32, 32))
+
+
+def test_channels_can_be_removed() -> None:
+    network = nats.build(from_size_string("8:16:24:24:16"), SMALL, 10).eval()
+    policies = prune.space(network, SMALL, round_to=1, keep=(0.5, 1.0))
+    half = prune.apply(prune.uniform(policies, 0.5), network, SMALL)
+    with torch.no_grad():
+        assert half(torch.zeros(2, *SMALL)).shape == (2, 10)
+    assert sum(p.numel() for p in half.parameters()) < 0.5 * sum(p.numel() for p in network.parameters())
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nasflow.compression import prune
 from nasflow.evaluators import counts
 from nasflow.space import Point, Space, SpaceError
 from nasflow.spaces import ofa
@@ -119,6 +120,15 @@ def test_features_count_the_blocks_that_are_there() -> None:
     assert found[:6] == [3, 9, 13, 2, 6, 6]
     assert found[15:] == [11, 33, 37]
     assert space.describe(point) == space.describe(space.canonical(point))
+
+
+def test_channels_can_be_removed() -> None:
+    network = ofa.build(corner(ofa.space(SMALL, 10, depths=[1, 2], widths=[0.25]), -1), SMALL, 10).eval()
+    policies = prune.space(network, SMALL, round_to=1, keep=(0.5, 1.0))
+    half = prune.apply(prune.uniform(policies, 0.5), network, SMALL)
+    with torch.no_grad():
+        assert half(torch.zeros(2, *SMALL)).shape == (2, 10)
+    assert sum(p.numel() for p in half.parameters()) < 0.5 * sum(p.numel() for p in network.parameters())
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,8 @@ def test_counts_are_as_told(name: str) -> None:
     network = names.resolve("space", one.space).build(one.point, one.shape, one.classes)
     _, params, published_params, flops, published_flops = rows(5)[name]
     assert params == f"{counts.params(network):,.0f}"
-    assert flops == f"{counts.flops(network, one.shape):,.0f}"
+    if flops:
+        assert flops == f"{counts.flops(network, one.shape):,.0f}"
     exact = "" if one.params is None else f"{one.params:,}"
     assert published_params in (exact, f"{(one.params or 0) / 1e6:.3f} M")
     assert published_flops == ("" if one.flops is None else f"{one.flops:,}")
