@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
 from nasflow.bench import indicators
 from nasflow.bench.problem import BenchError, Judge, Problem
@@ -251,6 +250,8 @@ class Trail:
 
 def paired(measure: str, names: tuple[str, str], a: Values, b: Values) -> Paired:
     """Two contenders' values over the same seeds, lower being better."""
+    from scipy.stats import wilcoxon  # slow to import, and no worker needs it
+
     gaps = a - b
     gaps = gaps[gaps != 0]
     p = float(wilcoxon(gaps).pvalue) if len(gaps) else 1.0

@@ -22,15 +22,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from nasflow import names
 from nasflow.errors import NasflowError
 from nasflow.space import Choice, Point, Scalar, Space
 from nasflow.spaces.nasbench201 import cell_features
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHIPPED = {"digits-cells": "bench/digits_cells.parquet"}  # inside the package
 NAMES = 64  # a single decision with more options than that, another one in every row, is a name
@@ -178,6 +181,8 @@ def _read(path: Path, arch_column: str) -> pd.DataFrame:
     """The file as it is; architectures of a CSV file stay text, with their leading zeros."""
     if path.suffix not in (".parquet", ".csv"):
         raise TableError(f"{path}: expected a table in .parquet or .csv, got {path.suffix or 'no suffix'}")
+    import pandas as pd  # slow to import, and a worker that is given a table needs none of it
+
     try:
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
