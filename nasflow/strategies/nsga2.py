@@ -31,11 +31,12 @@ def crowding(losses: pareto.Losses) -> Numbers:
     of the front's extent, summed; infinite for the best and worst of an objective."""
     distances = np.zeros(len(losses))
     fronts = pareto.ranks(losses)
-    for front in np.unique(fronts):
-        index = np.flatnonzero(fronts == front)
-        for values in losses[index].T:
-            order = np.argsort(values, kind="stable")
-            gaps = np.diff(values[order], prepend=-np.inf, append=np.inf)
-            extent = values.max() - values.min()
-            distances[index[order]] += (gaps[:-1] + gaps[1:]) / (extent or 1.0)
+    for values in losses.T:
+        order = np.lexsort((values, fronts))
+        ordered, first = values[order], np.diff(fronts[order], prepend=-1) > 0
+        starts = np.flatnonzero(first)
+        extents = np.maximum.reduceat(ordered, starts) - np.minimum.reduceat(ordered, starts)
+        before = np.where(first, np.inf, np.diff(ordered, prepend=0.0))
+        after = np.append(before[1:], np.inf)
+        distances[order] += (before + after) / np.where(extents > 0, extents, 1.0)[np.cumsum(first) - 1]
     return distances

@@ -14,7 +14,7 @@ from nasflow.space import Point, Scalar, Space
 from nasflow.study import Objective, Proposal, Trial
 
 REDRAWS = 10
-WALK = 50
+WALK = 200
 CROSSOVER = 0.9
 
 Numbers = NDArray[np.float64]
@@ -74,14 +74,11 @@ class Unseen:
         """What `draw` gives; if that is known, what it gives next; if it gives nothing new at all, a walk of
         mutations away from it."""
         rng = np.random.default_rng((self._seed, self.asked))
-        for _ in range(REDRAWS):
-            point = draw(rng)
+        point = draw(rng)
+        for attempt in range(REDRAWS + WALK):
             if point in self:
                 break
-        for _ in range(WALK):
-            if point in self:
-                break
-            point = self._space.mutate(point, rng)
+            point = draw(rng) if attempt < REDRAWS else self._space.mutate(point, rng)
         self.asked += 1
         self._seen.add(self._space.key(point))
         return Proposal(point)

@@ -1,0 +1,34 @@
+"""Scalarised evolution: losses by their places, weights anew for each child, the best by these as parents."""
+
+import numpy as np
+
+from nasflow.strategies.scalarised import places, tchebycheff, weighted_sum
+from nasflow.study import Objective, Trial
+from nasflow.testing import networks
+
+TWO = (Objective("error"), Objective("flops"))
+
+
+def test_places_are_from_0_for_the_least_to_1_for_the_largest():
+    losses = np.array([(3.0, 5.0), (1.0, 5.0), (1000.0, 5.0), (1.0, 5.0)])
+    assert places(losses).tolist() == [[0.5, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
+
+
+def test_with_one_objective_parents_are_the_best_of_all():
+    toy = networks()
+    strategy = weighted_sum(toy.space, TWO[:1], start=30, parents=1)
+    asked = [proposal.point for proposal in strategy.ask(30)]
+    strategy.tell([Trial(i, p, state="done", metrics=toy.metrics(p)) for i, p in enumerate(asked)])
+    best = min(asked, key=lambda point: toy.metrics(point)["error"])
+    children = [proposal.point for proposal in strategy.ask(10)]
+    near = [sum(child[name] != best[name] for name in best) for child in children]
+    assert np.median(near) <= 2
+
+
+def test_different_weights_favour_different_parents():
+    toy = networks()
+    strategy = tchebycheff(toy.space, TWO, start=60, parents=1)
+    asked = [proposal.point for proposal in strategy.ask(60)]
+    strategy.tell([Trial(i, p, state="done", metrics=toy.metrics(p)) for i, p in enumerate(asked)])
+    widths = {proposal.point["width"] for proposal in strategy.ask(15)}
+    assert {8, 32} <= widths
