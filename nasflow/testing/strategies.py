@@ -102,7 +102,7 @@ class StrategyContract:
         for space in (Space((Choice("a", (1,)),)), Space((Choice("a", (1,)), Choice("b", (1.0, 2.0, 3.0))))):
             toy = Toy(space, lambda point: {name: float(value or 0) for name, value in point.items()})
             study, _ = strategy.search(toy, (Objective("a"),), trials=10, batch=4)
-            assert study.spent == space.size
+            assert len(study.finalists) == space.size
 
     # ---- that it repeats
 
@@ -128,6 +128,7 @@ class StrategyContract:
     ) -> None:
         toy, journal = networks(), tmp_path / "study.journal"
         undisturbed, _ = strategy.search(toy, evaluate=_troubled(toy), batch=batch)
+        every *= max(1, len(undisturbed.trials) // BUDGET)  # short trainings are many
 
         def stop(trial: Trial, seen: list[Trial]) -> None:
             seen.append(trial)
@@ -170,7 +171,7 @@ class StrategyContract:
         other = StrategyUnderTest(random_search)
         before, _ = other.search(toy, record=open_record(journal, "toy", toy.space, TWO), trials=10, batch=5)
         study, outcome = strategy.search(toy, record=open_record(journal, "toy", toy.space, TWO))
-        assert outcome.complete and study.spent == BUDGET, outcome.message
+        assert outcome.complete and BUDGET <= study.spent < BUDGET + 1, outcome.message
         assert history(study)[:10] == history(before)
 
     # ---- what it is told
@@ -179,14 +180,14 @@ class StrategyContract:
         toy = networks()
         objectives = (Objective("error"), Objective("flops", limit=2500.0))
         study, _ = strategy.search(toy, objectives, evaluate=_troubled(toy), trials=30)
-        assert study.spent == 30, study.counts
+        assert 30 <= study.spent < 31, study.counts
         assert study.counts["failed"] > 0 and study.counts["refused"] > 0 and study.front
 
     def test_does_not_ask_for_what_failed_over_and_over(self, strategy: StrategyUnderTest) -> None:
         toy = networks()
         for seed in range(3):
             study, _ = strategy.search(toy, evaluate=_troubled(toy), batch=1, seed=seed)
-            assert len(study.trials) < 5 * BUDGET, study.counts
+            assert study.counts["duplicate"] < 4 * BUDGET, study.counts
 
     def test_tolerates_that_all_trials_are_refused(self, strategy: StrategyUnderTest) -> None:
         toy = joint()
@@ -201,9 +202,9 @@ class StrategyContract:
         self, strategy: StrategyUnderTest, count: int
     ) -> None:
         study, _ = strategy.search(joint(), MANY[:count])
-        assert study.counts["done"] == BUDGET
+        assert BUDGET <= study.spent < BUDGET + 1 and study.counts["failed"] == 0
         losses = study.losses(study.finalists)
-        assert losses.shape == (BUDGET, count)
+        assert losses.shape == (len(study.finalists), count)
         best = {trial.number for trial in study.front}
         assert study.finalists[int(losses[:, 0].argmin())].number in best or count > 1
 
@@ -234,7 +235,7 @@ class StrategyContract:
 
     def test_works_on_architecture_times_bits_times_sparsity(self, strategy: StrategyUnderTest) -> None:
         study, _ = strategy.search(joint(), MANY[:2], trials=40)
-        assert study.counts["done"] == 40
+        assert 40 <= study.spent < 41 and study.counts["failed"] == 0
         for name in ("width", "depth", "bits", "sparsity"):
             assert len({trial.point[name] for trial in study.trials}) > 1, f"it never varied {name}"
 
@@ -292,7 +293,7 @@ def _troubled(toy: Toy) -> Evaluate:
     """An evaluation in which some points crash, some diverge and one lacks a metric."""
 
     def train(trial: Trial) -> Metrics:
-        metrics = dict(toy.metrics(trial.point))
+        metrics = dict(toy.train(trial))
         if trial.point["kernel"] == 7:
             raise RuntimeError("this kernel crashes")
         if trial.point["width"] == 32:

@@ -8,14 +8,19 @@ import pytest
 from nasflow import names
 from nasflow.space import Point
 from nasflow.strategies import (
+    asha,
+    bohb,
     evolution,
     hype,
+    hyperband,
     ibea,
     local_search,
     nsga2,
     optuna_samplers,
     pymoo_algorithms,
+    racing,
     scalarised,
+    successive_halving,
 )
 from nasflow.strategies.random import random_search
 from nasflow.testing import StrategyContract, StrategyUnderTest
@@ -42,13 +47,23 @@ STRATEGIES = {
             "cheap": lambda point: {"alike": -scores(point)["alike"]},
         },
     ),
+    "asha": StrategyUnderTest(asha.asha, other={"eta": 2.0, "fidelities": (0.25, 1.0)}),
+    "bohb": StrategyUnderTest(
+        bohb.bohb, other={"eta": 2.0, "fidelities": (0.25, 1.0), "random_fraction": 1.0}
+    ),
     "hype": StrategyUnderTest(
         functools.partial(hype.hype, population=8), other={"population": 5, "samples": 10}
+    ),
+    "hyperband": StrategyUnderTest(
+        hyperband.hyperband, other={"eta": 2.0, "fidelities": (0.25, 1.0), "table": "iclr"}
     ),
     "ibea": StrategyUnderTest(
         functools.partial(ibea.ibea, population=8), other={"population": 5, "kappa": 1.0}
     ),
     "localsearch": StrategyUnderTest(local_search.local_search, other={"start": 5, "steps": 1}),
+    "mo-asha": StrategyUnderTest(
+        asha.mo_asha, other={"eta": 4.0, "fidelities": (0.25, 1.0), "rungs": 3, "sampler": "random"}
+    ),
     "nsga2": StrategyUnderTest(functools.partial(nsga2.nsga2, population=8), other={"population": 5}),
     "optuna-nsga2": StrategyUnderTest(
         functools.partial(optuna_samplers.nsga2, population=8), other={"population": 5}
@@ -58,7 +73,13 @@ STRATEGIES = {
     "pymoo-nsga2": StrategyUnderTest(
         functools.partial(pymoo_algorithms.nsga2, population=8), other={"population": 5}
     ),
+    "racing": StrategyUnderTest(
+        racing.racing, other={"fidelities": (0.25, 1.0), "size": 6, "alpha": 0.01, "least": 9}
+    ),
     "random": StrategyUnderTest(random_search, learns=False),
+    "successive-halving": StrategyUnderTest(
+        successive_halving.successive_halving, other={"eta": 2.0, "fidelities": (0.25, 1.0)}
+    ),
     "tchebycheff": StrategyUnderTest(scalarised.tchebycheff, other={"start": 5, "parents": 5, "rho": 1.0}),
     "weighted-sum": StrategyUnderTest(scalarised.weighted_sum, other={"start": 5, "parents": 5}),
 }
