@@ -21,9 +21,9 @@ COLOURS = (
     ("#b0568c", "#e89cc4"),
     ("#a67c00", "#f0c640"),
     ("#5b6570", "#aeb8c2"),
-    ("#3f3fbf", "#9c9cff"),
+    ("#16202a", "#e6ebf0"),
 )
-DASHES = ("", "7 4", "2 4")  # a second and third round of colours
+DASHES = ("", "7 4", "2 4")  # for a second and third round of colours
 SHARES = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 CLOSEST = 0.001  # the whole of the true front would be infinitely far up
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 860, 500, 56, 52, 46
@@ -39,7 +39,7 @@ def svg(found: Comparison) -> str:
         np.clip(1 - np.quantile(r.curve[:, shown], (0.25, 0.5, 0.75), axis=0), CLOSEST, 1)
         for r in found.results
     ]
-    right = 26 + LETTER * max(len(result.contender) for result in found.results)
+    right = 32 + LETTER * max(len(result.contender) for result in found.results)
     across = Scale(float(counts[shown][0]), float(found.evals), LEFT, WIDTH - right, log=True)
     lowest, highest = min(float(m.min()) for m in missing), max(float(m[1].max()) for m in missing)
     up = Scale(0.9 * lowest, min(1.0, 1.1 * highest), TOP, HEIGHT - BOTTOM, log=True)
@@ -58,9 +58,9 @@ def svg(found: Comparison) -> str:
         lines.append(
             f'<path class="middle {colour}"{dashed} d="{_path(x, [up(float(v)) for v in middle])}"/>'
         )
-        lines.append(f'<path class="leader {colour}" d="M{x[-1] + 2},{end}L{x[-1] + 14},{label}"/>')
+        lines.append(f'<path class="leader {colour}"{dashed} d="M{x[-1] + 2},{end}L{x[-1] + 20},{label}"/>')
         lines.append(
-            f'<text class="contender {colour}" x="{x[-1] + 18}" y="{label + 4:.1f}">{escape(result.contender)}</text>'
+            f'<text class="contender {colour}" x="{x[-1] + 24}" y="{label + 4:.1f}">{escape(result.contender)}</text>'
         )
     title = f"Share of the true front's hypervolume by evaluations, {found.problem.table.name}"
     return (

@@ -52,8 +52,11 @@ class Contender:
 
     def strategy(self, problem: Problem, seed: int) -> loop.Strategy:
         """Made anew, knowing of the problem no more than a search may know."""
-        knowledge: dict[str, Any] = {"cheap": problem.look_up_cheap, "fidelities": problem.fidelities}
-        given = {helper: knowledge[helper] for helper in self.helped}
+        given: dict[str, Any] = {}
+        if "cheap" in self.helped:
+            given["cheap"] = problem.look_up_cheap
+        if "fidelities" in inspect.signature(self.factory()).parameters:
+            given["fidelities"] = problem.fidelities if "fidelities" in self.helped else (1.0,)
         return names.call(
             "strategy",
             self.name,
@@ -100,9 +103,14 @@ def parse(text: str) -> Contender:
         call = ast.parse(f"f({arguments}", mode="eval").body
         if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
             raise ValueError("not named")
-        return Contender(name, {str(k.arg): ast.literal_eval(k.value) for k in call.keywords})
+        settings = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError) as error:
         raise BenchError(f"strategy {text!r}: expected settings as in {name}(population=50)") from error
+    if settings.keys() & HELP.keys():
+        raise BenchError(
+            f"strategy {text!r}: what is cheap and which fidelities there are is said by the problem"
+        )
+    return Contender(name, settings)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def helped(space, objectives, *, seed=0, script="0000", cheap=None, fidelities=(
     if cheap:
         assert set(cheap({p.name: 0 for p in space.parameters})) == {"ms"}
     words = script.split()
-    return Scripted(space, " ".join(w if fidelities else w.partition("/")[0] for w in words), seed)
+    return Scripted(space, " ".join(w if 0.5 in fidelities else w.partition("/")[0] for w in words), seed)
 
 
 class Broken:

@@ -93,6 +93,8 @@ def test_strategies_are_written_with_their_settings() -> None:
     for text in ("random(", "random(3)", "random(a=b)", "random(**{})", "random(a=1))"):
         with pytest.raises(BenchError, match=r"expected settings as in random\(population=50\)"):
             parse(text)
+    with pytest.raises(BenchError, match="is said by the problem"):
+        parse("random(fidelities=(1,))")
     with pytest.raises(UnknownName, match="did you mean 'random'"):
         parse("ranodm")
 
@@ -140,7 +142,7 @@ def test_cheap_looks_count_at_their_cost_and_only_full_trainings_are_judged(
     told = Path("told.txt").read_text()
     assert "acc" not in told and f"('val', {80.0 - 32})" in told and f"('val', {89.0 - 45})" in told
     assert set(Path("given.txt").read_text().splitlines()) == {
-        "['val', 'ms'] False []",
+        "['val', 'ms'] False [1.0]",
         "['val', 'ms'] True [0.5, 1.0]",
     }
 
