@@ -58,9 +58,7 @@ def speed(found: Comparison) -> Table:
     for count in counts:
         shares = [float(np.median(result.shares[count])) for result in results]
         columns.append(_best([-share for share in shares], [f"{share:.1%}" for share in shares]))
-    title = (
-        "Evaluations to a share of the true front's hypervolume, and the share after evaluations (medians)"
-    )
+    title = "Median evaluations to a share of the true front's hypervolume; shares on the way"
     return _table(title, results, titles, columns)
 
 
