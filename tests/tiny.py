@@ -21,7 +21,8 @@ from nasflow.stages import Run
 
 torch.set_num_threads(1)
 
-# All of it, so that what nasflow trains by when nothing is said may change.
+# What nasflow searches and trains by when nothing is said may change.
+STRATEGY = "optuna-nsga2"
 RECIPE = {
     "learning_rate": 0.01,
     "weight_decay": 0.02,
@@ -49,7 +50,14 @@ SETTINGS: dict[str, Any] = {
         "heads": [0],
     },
     "limits": {"flops": 1.5e5, "latency_ms": 1.0},
-    "search": {"trials": 5, "epochs": 3, "workers": 1, "batch": 2, "recipe": RECIPE},
+    "search": {
+        "strategy": STRATEGY,
+        "trials": 5,
+        "epochs": 3,
+        "workers": 1,
+        "batch": 2,
+        "recipe": RECIPE,
+    },
     "compress": {"trials": 3, "epochs": 2, "max_error_increase": 0.5},
     "retrain": {"networks": 2, "epochs": 6, "seeds": 2},
     "deploy": {"int8_agreement": 0.5},

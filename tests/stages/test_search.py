@@ -29,7 +29,7 @@ def test_the_budget_is_trained_and_everything_else_refused_before(finished_run):
     with opened(finished_run.experiment, finished_run.folder) as run:
         study, found = run.study(), stages.search(run)
     assert found["trials"] == study.counts
-    assert study.counts == {"pending": 0, "done": 5, "failed": 0, "refused": 1, "duplicate": 0}
+    assert study.counts == {"pending": 0, "done": 5, "failed": 0, "refused": 1, "duplicate": 1}
     for trial in study.trials:
         place = finished_run.folder / "trials" / f"{trial.number:05d}"
         if trial.state == "done":
@@ -60,7 +60,7 @@ def test_every_finished_trial_is_shown_to_observers_and_in_the_progress(finished
         assert seen == sorted(run.study().trials, key=lambda trial: seen.index(trial))
         assert {trial.number for trial in seen} == {trial.number for trial in run.study().trials}
     words = [event[3] for event in told]
-    assert "trial 1 refused: flops 188992 is over its limit 150000" in words
+    assert "trial 0 refused: flops 188992 is over its limit 150000" in words
     assert any(text.startswith("best error ") and text.endswith("on the front") for text in words)
 
 
