@@ -138,6 +138,7 @@ class Comparison:
                 "points": len(judge.front),
                 "ideal": judge.ideal.tolist(),
                 "nadir": judge.nadir.tolist(),
+                "reference": judge.reference,
                 "hypervolume": judge.hypervolume,
             },
             "evals": self.evals,
@@ -170,9 +171,38 @@ def compare(
 
     Raises BenchError when a strategy fails; the runs that are finished are kept.
     """
+    judge = problem.judge()  # says first if there is nothing to find
+    runs = searched(
+        problem,
+        strategies,
+        evals=evals,
+        seeds=seeds,
+        batch=batch,
+        workers=workers,
+        folder=folder,
+        fresh=fresh,
+        observer=observer,
+    )
+    counts = tuple(int(c) for c in np.unique(np.geomspace(1, evals, min(CURVE, evals)).round()))
+    results = tuple(judged(judge, of_one, evals, counts) for of_one in runs.values())
+    return Comparison(problem, judge, evals, batch, tuple(range(seeds)), counts, results)
+
+
+def searched(
+    problem: Problem,
+    strategies: Sequence[str],
+    *,
+    evals: int,
+    seeds: int,
+    batch: int = 1,
+    workers: int | None = None,
+    folder: Path | None = None,
+    fresh: bool = False,
+    observer: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, list[Run]]:
+    """The runs of each contender, by its label, that `compare` judges; arguments as there."""
     if evals < 1 or seeds < 1 or batch < 1 or (workers is not None and workers < 1):
         raise BenchError("expected at least one evaluation, seed, proposal in a batch, and worker")
-    judge = problem.judge()
     made = contenders(strategies, problem)
     with _folder(folder) as kept:
         todo = searches(problem, made, range(seeds), evals, batch, kept)
@@ -194,12 +224,7 @@ def compare(
         finally:
             pool.close()
         runs = [run for run in map(todo.kept, numbers) if run is not None]
-    counts = tuple(int(c) for c in np.unique(np.geomspace(1, evals, min(CURVE, evals)).round()))
-    results = tuple(
-        judged(judge, [run for run in runs if run.contender == contender.label], evals, counts)
-        for contender in made
-    )
-    return Comparison(problem, judge, evals, batch, tuple(range(seeds)), counts, results)
+    return {contender.label: [run for run in runs if run.contender == contender.label] for contender in made}
 
 
 def judged(judge: Judge, runs: Sequence[Run], evals: int, counts: Sequence[int]) -> Result:

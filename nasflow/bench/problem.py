@@ -35,7 +35,8 @@ class Problem:
     `seen` is the column that the search gets as its error instead, for example validation where the judged error is
     test. `cheap` names objectives that cost nothing to know, `low_fidelities` columns that stand for the error at a
     share of the cost, as {column: cost}; strategies that can use them are told so when asked to.
-    `useful_error` ends the front that counts, so many points (in the column's unit) from the best error.
+    `useful_error` ends the front that counts, so many points (in the column's unit) from the best error; `reference`
+    is that of the hypervolume in each scaled objective, 1 being the nadir point.
     """
 
     table: Table
@@ -44,6 +45,7 @@ class Problem:
     cheap: tuple[str, ...] = ()
     low_fidelities: Mapping[str, float] = field(default_factory=dict)
     useful_error: float | None = None
+    reference: float = REFERENCE
 
     def __post_init__(self) -> None:
         metrics = [objective.metric for objective in self.objectives]
@@ -121,7 +123,7 @@ class Problem:
             raise BenchError(f"{self.table.name}: no architecture has all objectives and keeps every limit")
         if self.useful_error is not None:
             counts &= losses[:, 0] <= losses[counts, 0].min() + self.useful_error
-        return Judge(np.where(counts[:, None], losses, np.inf))
+        return Judge(np.where(counts[:, None], losses, np.inf), self.reference)
 
     @property
     def _columns(self) -> dict[str, str]:
@@ -133,11 +135,12 @@ class Problem:
 class Judge:
     """Says how much of the true front's hypervolume some rows have.
 
-    Objectives are scaled by the ideal and the nadir point of the true front, the reference is 1.1 in each. Rows of
-    `losses` that count nothing, being no use, are infinite.
+    Objectives are scaled by the ideal and the nadir point of the true front, `reference` is then that of the
+    hypervolume in each. Rows of `losses` that count nothing, being no use, are infinite.
     """
 
-    def __init__(self, losses: Losses) -> None:
+    def __init__(self, losses: Losses, reference: float = REFERENCE) -> None:
+        self.reference = reference
         useful = losses[np.isfinite(losses).all(axis=1)]
         front = np.unique(useful[pareto.non_dominated(useful)], axis=0)
         self.ideal, self.nadir = front.min(axis=0), front.max(axis=0)
@@ -162,9 +165,9 @@ class Judge:
         return useful[pareto.non_dominated(useful)]
 
     def _hypervolume(self, losses: Losses) -> float:
-        inside = losses[(losses < REFERENCE).all(axis=1)]
+        inside = losses[(losses < self.reference).all(axis=1)]
         front = inside[pareto.non_dominated(inside)]  # many dominated points slow down many objectives
-        return pareto.hypervolume(front, np.full(losses.shape[1], REFERENCE))
+        return pareto.hypervolume(front, np.full(losses.shape[1], self.reference))
 
 
 def _key(fidelity: float) -> str:
