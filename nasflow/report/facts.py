@@ -161,9 +161,14 @@ def origin(summary: Summary, name: str) -> str:
     return name
 
 
+def short(entry: Mapping[str, Any]) -> bool:
+    """Whether a trial was trained for a part of the time only, so that its error stands for nothing but itself."""
+    return entry.get("state") != "refused" and (number(entry.get("fidelity", 1.0)) or 1.0) < 1.0
+
+
 def _searched(summary: Summary) -> list[Network]:
     members = {str(entry.get("trial")): entry for entry in rows(summary.get("front"))}
-    points = rows(summary.get("points"))
+    points = [entry for entry in rows(summary.get("points")) if not short(entry)]
     known = {str(entry.get("trial")) for entry in points}
     found = []
     for entry in [*points, *(entry for trial, entry in members.items() if trial not in known)]:

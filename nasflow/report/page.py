@@ -308,10 +308,14 @@ def _change(one: Metric, before: float | None, after: float | None) -> dict[str,
 def _search(summary: Summary) -> dict[str, Any]:
     trials = facts.table(summary.get("trials"))
     counts = facts.numbers(trials)
+    points = facts.rows(summary.get("points"))
+    counts["short"] = sum(facts.short(entry) and entry.get("state") == "done" for entry in points)
+    counts["done"] = counts.get("done", 0) - counts["short"]
     told = [
         (int(counts[key]), text)
         for key, text in (
             ("done", "trained and measured"),
+            ("short", "trained for a part of the time, to choose by"),
             ("refused", "refused before training, over a limit"),
             ("duplicate", "met before, answered from the record"),
             ("failed", "failed"),

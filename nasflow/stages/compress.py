@@ -31,7 +31,7 @@ from nasflow.record import open_record
 from nasflow.space import Choice, Point, Space
 from nasflow.spaces import training as training_space
 from nasflow.stages.run import TRAINING_MEMORY, Run
-from nasflow.stages.search import BATCH_PER_WORKER, recipe
+from nasflow.stages.search import BATCH_PER_WORKER, fidelities, recipe
 from nasflow.strategies.listed import Listed
 from nasflow.study import Metrics, Objective, Study, Trial
 
@@ -161,7 +161,7 @@ def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> 
         space,
         objectives,
         seed=experiment.seed,
-        **settings.strategy.arguments,
+        **{**fidelities(make, settings.epochs), **settings.strategy.arguments},
     )
     trials = folder / "trials"
     training = training_space.recipe(pruning.parent.point, recipe(run, "compress"))

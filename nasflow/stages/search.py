@@ -36,11 +36,22 @@ def strategy(run: Run, space: Space, objectives: Sequence[Objective]) -> Strateg
     """The experiment's strategy for a space, seeded by the experiment."""
     chosen = run.experiment.search.strategy
     make = names.resolve("strategy", chosen.name)
-    told = _knowledge(run, chosen, make)
+    epochs = run.experiment.search.epochs if space.size > 1 else 1  # nothing to choose, nothing to shorten
+    told = {**fidelities(make, epochs), **_knowledge(run, chosen, make)}
+    settings = {**told, **chosen.arguments}
     made: Strategy = names.call(
-        "strategy", chosen.name, make, space, objectives, seed=run.experiment.seed, **told, **chosen.arguments
+        "strategy", chosen.name, make, space, objectives, seed=run.experiment.seed, **settings
     )
     return made
+
+
+def fidelities(make: Callable[..., Any], epochs: int) -> dict[str, tuple[float, ...]]:
+    """For a strategy that takes `fidelities`: a ninth, a third and all of a training of so many epochs, as the shares
+    that whole epochs make, so 1, 3 and 8 of 8."""
+    if "fidelities" not in inspect.signature(make).parameters:
+        return {}
+    whole = sorted({max(1, round(epochs / part)) for part in (1, 3, 9)})
+    return {"fidelities": tuple(count / epochs for count in whole)}
 
 
 def _knowledge(run: Run, chosen: experiments.Named, make: Callable[..., Any]) -> dict[str, Any]:
@@ -105,5 +116,7 @@ def _search(run: Run, observers: Sequence[Observer]) -> dict[str, Any]:
 def _words(study: Study, trial: Trial) -> str:
     if trial.state != "done":
         return f"trial {trial.number} {trial.state}: {trial.error}"
-    best = min(t.metrics["error"] for t in study.trials if t.state == "done")
+    if not study.finalists:
+        return f"trial {trial.number} done: error {trial.metrics['error']:.2%}"
+    best = min(t.metrics["error"] for t in study.finalists)
     return f"best error {best:.2%}, {len(study.front)} on the front"

@@ -97,7 +97,7 @@ def _found(study: Study) -> dict[str, Any]:
     front = study.front
     numbers = {trial.number for trial in front}
     knee = front[pareto.knee(study.losses(front))].number if front else None
-    done = [trial for trial in study.trials if trial.state == "done"]
+    done = [trial for trial in study.trials if trial.state == "done" and trial.fidelity >= 1.0]
     curve, reference = pareto.hypervolume_curve(study.losses(done)) if done else ([], [])
     optimised = [o for o in study.objectives if o.optimise]
     return {
@@ -110,6 +110,7 @@ def _found(study: Study) -> dict[str, Any]:
                 "trial": trial.number,
                 "state": trial.state,
                 "point": trial.point,
+                "fidelity": trial.fidelity,
                 "metrics": _shown(trial.metrics),
                 "on_front": trial.number in numbers,
                 "error": trial.error,

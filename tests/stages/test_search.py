@@ -8,13 +8,16 @@ import tiny
 import torch
 from tiny import experiment, opened
 
-from nasflow import names, stages
+from nasflow import names, report, stages
 from nasflow.errors import NasflowError
 from nasflow.evaluators.accuracy import Accuracy
 from nasflow.evaluators.zero_cost import ZeroCost
 from nasflow.files import read_json
 from nasflow.loop import SearchError
+from nasflow.report import facts
 from nasflow.stages import Infeasible
+from nasflow.stages.search import fidelities
+from nasflow.stages.summary import summarise
 from nasflow.training import train
 
 
@@ -169,6 +172,42 @@ def test_every_strategy_fills_the_budget(finished_run, tmp_path, strategy):
     with mock.patch.object(Accuracy, "__call__", lambda self, trial: {"error": 1 / trial.metrics["flops"]}):
         trials, _ = searched(mine, tmp_path / "run")
     assert sum(trial.state == "done" for trial in trials) == 3
+
+
+def test_short_trainings_choose_what_is_trained_in_full(finished_run, tmp_path):
+    mine = experiment(finished_run.data, search={"trials": 3, "epochs": 3, "strategy": "mo-asha"})
+    with opened(mine, tmp_path / "run") as run:
+        stages.search(run)
+        study, summary = run.study(), summarise(run)
+    trained = [trial for trial in study.trials if trial.state == "done"]
+    assert 3 <= study.spent < 4 and {trial.fidelity for trial in trained} == {1 / 3, 1.0}
+    for trial in trained:
+        told = read_json(tmp_path / "run" / "trials" / f"{trial.number:05d}" / "training.json")
+        assert len(told["epochs"][0]) == 3 * trial.fidelity
+    full = {trial.number for trial in trained if trial.fidelity == 1.0}
+    assert {entry["trial"] for entry in summary["front"]} <= full
+    assert len(summary["hypervolume"]["curve"]) == len(full)
+    shown = {one.name for one in facts.networks(summary) if one.kind in ("front", "searched")}
+    assert shown == {f"trial-{number}" for number in full}
+    short = len(trained) - len(full)
+    assert f"<b>{short}</b></td><td>trained for a part of the time" in report.render(summary)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "whole"),
+    [(1, [1]), (2, [1, 2]), (4, [1, 4]), (8, [1, 3, 8]), (9, [1, 3, 9]), (100, [11, 33, 100])],
+)
+def test_shares_of_a_training_are_whole_epochs(epochs, whole):
+    shares = fidelities(names.resolve("strategy", "asha"), epochs)["fidelities"]
+    assert [round(epochs * share, 9) for share in shares] == whole and shares[-1] == 1.0
+    assert fidelities(names.resolve("strategy", "random"), epochs) == {}
+
+
+def test_an_experiment_may_say_which_shares_to_use(finished_run, tmp_path):
+    chosen = {"name": "asha", "fidelities": [2 / 3, 1.0], "eta": 2}
+    mine = experiment(finished_run.data, search={"trials": 3, "epochs": 3, "strategy": chosen})
+    trials, _ = searched(mine, tmp_path / "run")
+    assert {trial.fidelity for trial in trials} == {2 / 3, 1.0}
 
 
 def test_two_devices_give_two_latencies(finished_run, tmp_path):

@@ -50,6 +50,7 @@ SCHEMA = {
             "trial": int,
             "state": str,
             "point": dict,
+            "fidelity": NUMBER,
             "metrics": METRICS,
             "on_front": bool,
             "error": (str, type(None)),
