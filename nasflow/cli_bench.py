@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,14 +41,27 @@ def search(
         str, typer.Option("--arch-column", metavar="COLUMN", help="The column that describes architectures.")
     ] = "arch_str",
     error: Annotated[
-        str, typer.Option("--error", metavar="COLUMN", help="The error; an accuracy is written COLUMN:max.")
-    ] = "error",
+        str | None,
+        typer.Option(
+            "--error",
+            metavar="COLUMN",
+            help="The error; an accuracy is written COLUMN:max. [default: error]",
+        ),
+    ] = None,
     objective: Annotated[
         list[str] | None,
         typer.Option(
             "--objective",
             metavar="COLUMN",
             help="Another objective, small is good unless COLUMN:max. Repeatable. [default: latency_ms]",
+        ),
+    ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            "--suite",
+            metavar="NAME",
+            help="Objectives and hypervolume of a suite of EvoXBench, such as C-10/MOP5.",
         ),
     ] = None,
     strategies: Annotated[
@@ -108,18 +122,22 @@ def search(
 ) -> None:
     """Compare search strategies: how many evaluations each needs to how much of the true front."""
     from nasflow import bench
-    from nasflow.bench import show
+    from nasflow.bench import evoxbench, show
     from nasflow.evaluators import tabular
     from nasflow.files import write_json, write_text
 
-    objectives = [_objective(text) for text in (error, *(objective or ["latency_ms"]))]
-    problem = bench.Problem(
-        tabular.load(table, arch_column),
-        tuple(objectives),
-        seen=seen,
+    opened = tabular.load(table, arch_column)
+    if suite is None:
+        texts = (error or "error", *(objective or ["latency_ms"]))
+        problem = bench.Problem(opened, tuple(map(_objective, texts)), seen=seen, useful_error=useful_error)
+    else:
+        if error or objective or seen or useful_error:
+            raise NasflowError("--suite says what --error, --objective, --seen and --useful-error would say")
+        problem = evoxbench.suite(suite).problem(opened)
+    problem = replace(
+        problem,
         cheap=tuple(cheap or ()),
         low_fidelities=dict(_low_fidelity(text) for text in low_fidelity or ()),
-        useful_error=useful_error,
     )
     kept = (
         "finished searches are kept: run the same command again to go on" if json else "nothing was written"
