@@ -165,6 +165,60 @@ def search(
         console().print(str(written), markup=False, highlight=False, soft_wrap=True)
 
 
+@app.command()
+def describe(
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE", help="Parquet or CSV file, or the name of a table that ships: digits-cells."
+        ),
+    ],
+    arch_column: Annotated[
+        str, typer.Option("--arch-column", metavar="COLUMN", help="The column that describes architectures.")
+    ] = "arch_str",
+    error: Annotated[
+        str | None,
+        typer.Option(
+            "--error",
+            metavar="COLUMN",
+            help="The error; an accuracy is written COLUMN:max. [default: error, if it is there]",
+        ),
+    ] = None,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--objective",
+            metavar="COLUMN",
+            help="Another objective. Repeatable. [default: latency_ms, if it is there]",
+        ),
+    ] = None,
+    useful_error: Annotated[
+        float | None,
+        typer.Option(
+            "--useful-error",
+            metavar="POINTS",
+            help="Architectures worse than the best error by more are not on the front.",
+        ),
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="OUT", help="Write all of it there.")] = None,
+) -> None:
+    """Say what searching a table will meet: front, correlations, locality, noise, redundancy."""
+    from nasflow.bench import show_description
+    from nasflow.bench.describe import describe as described
+    from nasflow.evaluators import tabular
+    from nasflow.files import write_json
+
+    opened = tabular.load(table, arch_column)
+    texts = [*([error] if error else []), *(objective or [])]
+    if not texts and {"error", "latency_ms"} <= set(opened.columns):
+        texts = ["error", "latency_ms"]
+    found = described(opened, tuple(map(_objective, texts)), useful_error=useful_error)
+    show_description.description(found, console())
+    if json is not None:
+        write_json(json, found.to_json())
+        console().print(str(json), markup=False, highlight=False, soft_wrap=True)
+
+
 def _objective(text: str) -> Objective:
     """An objective from `COLUMN`, `COLUMN:min` or `COLUMN:max`."""
     from nasflow.study import Objective
