@@ -219,6 +219,32 @@ def describe(
         console().print(str(json), markup=False, highlight=False, soft_wrap=True)
 
 
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="HW-NAS-Bench-v1_0.pickle.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The table to write.")],
+    add: Annotated[
+        Path | None,
+        typer.Option(
+            "--with", metavar="TABLE", help="A table of the same architectures, with accuracies for example."
+        ),
+    ] = None,
+    arch_column: Annotated[
+        str, typer.Option("--arch-column", metavar="COLUMN", help="That table's column of architectures.")
+    ] = "arch_str",
+) -> None:
+    """Make a table of the official file of HW-NAS-Bench: latencies and energies of NAS-Bench-201's cells."""
+    from nasflow.bench import formats
+    from nasflow.files import replacing
+
+    found = formats.hw_nas_bench(file)
+    if add is not None:
+        found = formats.joined(found, add, arch_column)
+    with replacing(out) as part:
+        found.to_parquet(part, index=False)
+    console().print(f"{out}: {len(found):,} architectures, {len(found.columns)} columns", markup=False)
+
+
 def _objective(text: str) -> Objective:
     """An objective from `COLUMN`, `COLUMN:min` or `COLUMN:max`."""
     from nasflow.study import Objective
