@@ -226,22 +226,23 @@ def features(point: Mapping[str, Scalar]) -> list[float]:
 
 
 def cell_features(operations: Sequence[str]) -> list[float]:
-    """What is seen of a cell by following its paths from input to output, in 31 numbers, whatever its size.
+    """What is seen of a cell by following its paths from input to output, in 17 numbers, whatever its size.
 
     `operations` are those of all edges, in the order of the published strings. Their names say what they are: none
     or zero, skip or identity, pool, conv (1x1 or larger); all else is one more kind of layer. The numbers are
 
-        edges on a path         skips, pools, 1x1 convolutions, larger ones, other layers                         5
-        paths                   all, those without a layer or pool, those with 0, 1, 2 and more layers            6
-        on a path, at least, on average and at most: layers, larger convolutions, 1x1 ones, pools, windows       15
-        layers                  that the input goes into, and that the output is a sum of                         2
-        larger convolutions     at most on a path without a pool; on average on an edge, of those on a path       2
-        connected               1 if there is a path                                                              1
+        edges on a path    skips, pools, 1x1 convolutions, larger ones, other layers                       5
+        paths              all, those of skips alone, those of pools and skips                             3
+        on a path          layers at least, on average and at most; larger convolutions at most;
+                           pools at least and at most; each -1 if there is no path                         6
+        all paths          layers, halved for every pool before or behind them                             1
+        beside each other  1 if some path has layers and another has none                                  1
+        connected          1 if there is a path                                                            1
 
-    where layers are all that learn, and windows what looks beyond a pixel: pools and larger convolutions.
+    where layers are all that learn.
 
-    >>> cell_features(["nor_conv_3x3", "none", "skip_connect"])[:11]
-    [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    >>> cell_features(["nor_conv_3x3", "none", "skip_connect"])[:8]
+    [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 0.0]
     """
     kinds = [_kind(operation) for operation in operations]
     paths = [path for path in _paths(len(operations)) if "none" not in [kinds[edge] for edge in path]]
@@ -249,22 +250,16 @@ def cell_features(operations: Sequence[str]) -> list[float]:
     on_edges = Counter(kinds[edge] for edge in live)
     on_paths = [Counter(kinds[edge] for edge in path) for path in paths]
     layers = [path["small"] + path["large"] + path["other"] for path in on_paths]
-    deep = Counter(min(count, 3) for count in layers)
+    pools = [path["pool"] for path in on_paths]
     found: list[float] = [on_edges[kind] for kind in ("skip", "pool", "small", "large", "other")]
-    found += [len(paths), sum(path.total() == path["skip"] for path in on_paths)]
-    found += [deep[count] for count in range(4)]
-    for counts in (
-        layers,
-        [path["large"] for path in on_paths],
-        [path["small"] for path in on_paths],
-        [path["pool"] for path in on_paths],
-        [path["large"] + path["pool"] for path in on_paths],
-    ):
-        found += [min(counts), sum(counts) / len(counts), max(counts)] if counts else [0, 0, 0]
-    for ends in ({path[0] for path in paths}, {path[-1] for path in paths}):
-        found.append(sum(kinds[edge] in ("small", "large", "other") for edge in ends))
-    found.append(max((path["large"] for path in on_paths if not path["pool"]), default=0))
-    found.append(on_edges["large"] / len(live) if live else 0)
+    found.append(len(paths))
+    found.append(sum(count == pooled == 0 for count, pooled in zip(layers, pools, strict=True)))
+    found.append(sum(count == 0 < pooled for count, pooled in zip(layers, pools, strict=True)))
+    found += [min(layers), sum(layers) / len(layers), max(layers)] if paths else [-1, -1, -1]
+    found.append(max((path["large"] for path in on_paths), default=-1))
+    found += [min(pools), max(pools)] if paths else [-1, -1]
+    found.append(sum(count / 2**pooled for count, pooled in zip(layers, pools, strict=True)))
+    found.append(0 in layers and max(layers) > 0)
     found.append(len(paths) > 0)
     return [float(value) for value in found]
 

@@ -9,13 +9,16 @@ from nasflow import names
 from nasflow.space import Point
 from nasflow.strategies import (
     asha,
+    auto,
     bohb,
     evolution,
+    grid,
     hype,
     hyperband,
     ibea,
     local_search,
     nsga2,
+    optuna_cmaes,
     optuna_samplers,
     pymoo_algorithms,
     racing,
@@ -24,6 +27,7 @@ from nasflow.strategies import (
 )
 from nasflow.strategies.random import random_search
 from nasflow.testing import StrategyContract, StrategyUnderTest
+from nasflow.testing.toys import joint
 
 
 def scores(point: Point) -> dict[str, float]:
@@ -48,6 +52,13 @@ STRATEGIES = {
         },
     ),
     "asha": StrategyUnderTest(asha.asha, other={"eta": 2.0, "fidelities": (0.25, 1.0)}),
+    "auto": StrategyUnderTest(
+        auto.auto,
+        other={
+            "cheap": lambda point: {"flops": joint().metrics(point)["flops"]},
+            "fidelities": (0.25, 1.0),
+        },
+    ),
     "bohb": StrategyUnderTest(
         bohb.bohb, other={"eta": 2.0, "fidelities": (0.25, 1.0), "random_fraction": 1.0}
     ),
@@ -65,13 +76,42 @@ STRATEGIES = {
         asha.mo_asha, other={"eta": 4.0, "fidelities": (0.25, 1.0), "rungs": 3, "sampler": "random"}
     ),
     "nsga2": StrategyUnderTest(functools.partial(nsga2.nsga2, population=8), other={"population": 5}),
+    "optuna-cmaes": StrategyUnderTest(
+        functools.partial(optuna_cmaes.cmaes, population=4), other={"population": 7}
+    ),
+    "optuna-gp": StrategyUnderTest(functools.partial(optuna_samplers.gp, startup=18), other={"startup": 10}),
+    "optuna-grid": StrategyUnderTest(grid.grid, other={"positions": 3}, learns=False),
     "optuna-nsga2": StrategyUnderTest(
         functools.partial(optuna_samplers.nsga2, population=8), other={"population": 5}
     ),
-    "optuna-tpe": StrategyUnderTest(functools.partial(optuna_samplers.tpe, startup=6), other={"startup": 9}),
+    "optuna-nsga3": StrategyUnderTest(
+        functools.partial(optuna_samplers.nsga3, population=8), other={"population": 5}
+    ),
+    "optuna-qmc": StrategyUnderTest(optuna_samplers.qmc, other={"sequence": "halton"}, learns=False),
+    "optuna-tpe": StrategyUnderTest(
+        functools.partial(optuna_samplers.tpe_univariate, startup=6), other={"startup": 9}
+    ),
+    "optuna-tpe-mv": StrategyUnderTest(
+        functools.partial(optuna_samplers.tpe, startup=6), other={"startup": 9}
+    ),
     "pbi": StrategyUnderTest(scalarised.pbi, other={"start": 5, "parents": 5, "theta": 0.1}),
+    "pymoo-agemoea": StrategyUnderTest(
+        functools.partial(pymoo_algorithms.agemoea, population=5), other={"population": 8}
+    ),
+    "pymoo-moead": StrategyUnderTest(
+        functools.partial(pymoo_algorithms.moead, population=5), other={"population": 8, "neighbours": 2}
+    ),
     "pymoo-nsga2": StrategyUnderTest(
-        functools.partial(pymoo_algorithms.nsga2, population=8), other={"population": 5}
+        functools.partial(pymoo_algorithms.nsga2, population=5), other={"population": 8}
+    ),
+    "pymoo-nsga3": StrategyUnderTest(
+        functools.partial(pymoo_algorithms.nsga3, population=5), other={"population": 8}
+    ),
+    "pymoo-rvea": StrategyUnderTest(
+        functools.partial(pymoo_algorithms.rvea, population=5), other={"population": 8, "generations": 2}
+    ),
+    "pymoo-smsemoa": StrategyUnderTest(
+        functools.partial(pymoo_algorithms.smsemoa, population=5), other={"population": 8, "children": 2}
     ),
     "racing": StrategyUnderTest(
         racing.racing, other={"fidelities": (0.25, 1.0), "size": 6, "alpha": 0.01, "least": 9}
@@ -82,6 +122,11 @@ STRATEGIES = {
     ),
     "tchebycheff": StrategyUnderTest(scalarised.tchebycheff, other={"start": 5, "parents": 5, "rho": 1.0}),
     "weighted-sum": StrategyUnderTest(scalarised.weighted_sum, other={"start": 5, "parents": 5}),
+}
+
+SLOW = {
+    "optuna-gp",  # to fit and search its models takes a second for each point
+    "pymoo-agemoea",  # is compiled anew in each process
 }
 
 
@@ -106,6 +151,11 @@ def test_every_built_in_strategy_takes_space_objectives_and_a_seed():
 
 
 class TestStrategies(StrategyContract):
-    @pytest.fixture(params=sorted(STRATEGIES))
+    @pytest.fixture(
+        params=[
+            pytest.param(name, marks=[pytest.mark.long] if name in SLOW else [])
+            for name in sorted(STRATEGIES)
+        ]
+    )
     def strategy(self, request: pytest.FixtureRequest) -> StrategyUnderTest:
         return STRATEGIES[request.param]

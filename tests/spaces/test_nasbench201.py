@@ -215,14 +215,12 @@ def test_features_say_what_is_on_the_paths():
     cell = (LARGE, POOL, SMALL, SKIP, NONE, LARGE)
     found = cell_features(cell)
     assert found[:5] == [1, 1, 1, 2, 0]  # skips, pools, 1x1, larger, others, all on paths
-    assert found[5:11] == [3, 1, 1, 1, 0, 1]  # 0-3, 0-2-3, 0-1-2-3: no, one and three layers
-    assert found[11:14] == [0, pytest.approx(4 / 3), 3]  # layers on a path
-    assert found[14:17] == [0, 1, 2]  # larger convolutions
-    assert found[17:20] == [0, pytest.approx(1 / 3), 1]  # 1x1
-    assert found[20:23] == [0, pytest.approx(1 / 3), 1]  # pools
-    assert found[23:26] == [0, pytest.approx(4 / 3), 2]  # windows
-    assert found[26:28] == [1, 1]  # layers at the input and at the output
-    assert found[28:] == [2, pytest.approx(2 / 5), 1]
+    assert found[5:8] == [3, 1, 0]  # 0-3, 0-2-3, 0-1-2-3: one of skips alone, none of pools alone
+    assert found[8:11] == [0, pytest.approx(4 / 3), 3]  # layers on a path
+    assert found[11] == 2  # larger convolutions
+    assert found[12:14] == [0, 1]  # pools
+    assert found[14] == 1 + 3 / 2  # the path of three layers has a pool
+    assert found[15:] == [1, 1]  # a path without layers beside others; connected
 
 
 def test_features_leave_out_edges_that_lead_nowhere():
@@ -230,8 +228,8 @@ def test_features_leave_out_edges_that_lead_nowhere():
     assert idle == cell_features((NONE, NONE, NONE, SKIP, NONE, NONE))
 
 
-def test_features_of_a_cell_that_nothing_passes_are_zero():
-    assert cell_features((LARGE, LARGE, LARGE, NONE, NONE, NONE)) == [0.0] * 31
+def test_features_of_a_cell_that_nothing_passes():
+    assert cell_features((LARGE, LARGE, LARGE, NONE, NONE, NONE)) == [0.0] * 8 + [-1.0] * 6 + [0.0] * 3
 
 
 def test_features_are_as_many_for_any_operations_and_any_number_of_nodes():
@@ -239,7 +237,7 @@ def test_features_are_as_many_for_any_operations_and_any_number_of_nodes():
     operations = ["zero", "identity", "sep_conv_5x5", "max_pool_3x3", "self_attention", "conv1x1"]
     for edges in (1, 3, 6, 10, 15):
         cell = [operations[i] for i in rng.integers(len(operations), size=edges)]
-        assert len(cell_features(cell)) == 31
+        assert len(cell_features(cell)) == 17
     assert cell_features(["self_attention"])[4] == 1
     assert cell_features(["sep_conv_5x5"])[3] == 1
     with pytest.raises(SpaceError, match="got 5"):
