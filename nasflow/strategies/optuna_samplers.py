@@ -1,4 +1,4 @@
-"""Optuna's samplers as strategies: one adapter, and one line for each sampler."""
+"""Optuna's samplers as strategies: one adapter, and one function for each sampler. CMA-ES is in optuna_cmaes.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,18 @@ from collections.abc import Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    GPSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    TPESampler,
+)
 from optuna.trial import TrialState
 
 from nasflow.record import quiet_optuna
+from nasflow.scalarise import lattice
 from nasflow.space import Choice, Parameter, Point, Scalar, Space
 from nasflow.study import Objective, Proposal, Trial
 
@@ -112,21 +120,57 @@ def _encoded(space: Space, point: Point) -> dict[str, Scalar]:
     }
 
 
-def nsga2(
-    space: Space, objectives: Sequence[Objective], *, seed: int = 0, population: int = 20
-) -> OptunaSampler:
-    """NSGA-II (Deb et al., IEEE TEC 2002) by Optuna, uniform crossover, constrained domination for limits.
+def tpe(space: Space, objectives: Sequence[Objective], *, seed: int = 0, startup: int = 10) -> OptunaSampler:
+    """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), multivariate, multi-objective
+    (Ozaki et al., GECCO 2020); `startup` random trials first."""
+    with quiet_optuna():
+        sampler = TPESampler(n_startup_trials=startup, multivariate=True, seed=seed)
+    return OptunaSampler(space, objectives, sampler)
 
-    The population is 20, not Optuna's 50, since a training costs enough for most searches to be short.
-    """
+
+def tpe_univariate(
+    space: Space, objectives: Sequence[Objective], *, seed: int = 0, startup: int = 10
+) -> OptunaSampler:
+    """The same, with a model of its own for each parameter: Optuna's default."""
+    with quiet_optuna():
+        sampler = TPESampler(n_startup_trials=startup, multivariate=False, seed=seed)
+    return OptunaSampler(space, objectives, sampler)
+
+
+def gp(space: Space, objectives: Sequence[Objective], *, seed: int = 0, startup: int = 10) -> OptunaSampler:
+    """Gaussian processes and the logarithm of the expected (hypervolume) improvement (Ament et al., NeurIPS 2023;
+    Daulton et al., NeurIPS 2020), times the probability of keeping every limit; `startup` random trials first."""
+    with quiet_optuna():
+        sampler = GPSampler(n_startup_trials=startup, seed=seed)
+    return OptunaSampler(space, objectives, sampler)
+
+
+def qmc(
+    space: Space, objectives: Sequence[Objective], *, seed: int = 0, sequence: str = "sobol"
+) -> OptunaSampler:
+    """Points that fill the space more evenly than random ones: the scrambled `sequence` of Sobol ("sobol"; Owen, 1998)
+    or Halton ("halton"). It does not learn."""
+    with quiet_optuna():
+        sampler = QMCSampler(qmc_type=sequence, scramble=True, seed=seed, warn_independent_sampling=False)
+    return OptunaSampler(space, objectives, sampler)
+
+
+def nsga2(
+    space: Space, objectives: Sequence[Objective], *, seed: int = 0, population: int = 50
+) -> OptunaSampler:
+    """NSGA-II (Deb et al., IEEE TEC 2002), uniform crossover, constrained domination for limits."""
     with quiet_optuna():
         return OptunaSampler(space, objectives, NSGAIISampler(population_size=population, seed=seed))
 
 
-def tpe(space: Space, objectives: Sequence[Objective], *, seed: int = 0, startup: int = 10) -> OptunaSampler:
-    """Tree-structured Parzen estimator (Bergstra et al., NeurIPS 2011), multivariate, multi-objective
-    (Ozaki et al., GECCO 2020), by Optuna; `startup` random trials first."""
+def nsga3(
+    space: Space, objectives: Sequence[Objective], *, seed: int = 0, population: int = 20
+) -> OptunaSampler:
+    """NSGA-III (Deb and Jain, IEEE TEC 2014): as NSGA-II, but the last front is thinned out by niches around
+    directions, at least `population` of them. That is 20, not Optuna's 50, so that a short search has generations."""
+    count = sum(objective.optimise for objective in objectives)
     with quiet_optuna():
-        return OptunaSampler(
-            space, objectives, TPESampler(n_startup_trials=startup, multivariate=True, seed=seed)
+        sampler = NSGAIIISampler(
+            population_size=population, reference_points=lattice(population, count), seed=seed
         )
+    return OptunaSampler(space, objectives, sampler)

@@ -1,119 +1,177 @@
-"""pymoo's algorithms as strategies: one adapter, and one function for each algorithm."""
+"""pymoo's algorithms as strategies: one function for each. All share pymoo_adapter.py's operators.
+
+Those that spread a front along directions (NSGA-III, MOEA/D, RVEA) or by its shape (AGE-MOEA) have nothing to
+spread with one objective, and are pymoo's plain genetic algorithm then, with the same operators.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from pymoo.algorithms.moo.moead import ParallelMOEAD
 from pymoo.algorithms.moo.nsga2 import NSGA2
-from pymoo.core.problem import Problem
-from pymoo.core.termination import NoTermination
-from pymoo.operators.crossover.sbx import SBX
-from pymoo.operators.mutation.pm import PM
-from pymoo.operators.repair.rounding import RoundingRepair
+from pymoo.algorithms.moo.nsga3 import NSGA3
+from pymoo.algorithms.moo.rvea import RVEA
+from pymoo.algorithms.moo.sms import SMSEMOA
+from pymoo.algorithms.soo.nonconvex.ga import GA
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
+from pymoo.operators.selection.tournament import TournamentSelection
+from pymoo.termination.max_gen import MaximumGenerationTermination
 
-from nasflow.space import Choice, Parameter, Point, Space
-from nasflow.study import Objective, Proposal, Trial
+from nasflow.errors import NasflowError
+from nasflow.scalarise import lattice
+from nasflow.space import Space
+from nasflow.strategies.pymoo_adapter import Crossover, Mutation, PymooAlgorithm
+from nasflow.study import Objective
 
-STEPS = 1000
-UNKNOWN = 1e12
 
-
-class PymooAlgorithm:
-    """Any pymoo algorithm, fed generation by generation and handed out in batches of any size.
-
-    Every parameter is an integer to pymoo (the index of a choice, one of 1001 positions of a real); limits are
-    its constraints. What a refused or failed trial does not know is worse than anything real. The search ends
-    when pymoo finds no point that is not in its population already.
-    """
-
-    def __init__(self, space: Space, objectives: Sequence[Objective], algorithm: Any, seed: int) -> None:
-        self._space = space
-        self._optimised = [objective for objective in objectives if objective.optimise]
-        self._limited = [objective for objective in objectives if objective.limit is not None]
-        upper = [len(p.options) - 1 if isinstance(p, Choice) else STEPS for p in space.parameters]
-        problem = Problem(
-            n_var=len(upper),
-            n_obj=len(self._optimised),
-            n_ieq_constr=len(self._limited),
-            xl=np.zeros(len(upper)),
-            xu=np.array(upper),
-            vtype=int,
-        )
-        self._algorithm = algorithm
-        self._algorithm.setup(problem, termination=NoTermination(), seed=seed, verbose=False)
-        self._generation: Any = None
-        self._points: list[Point] = []  # the members of this generation that were handed out
-        self._told: dict[int, Trial] = {}
-
-    def ask(self, count: int) -> list[Proposal]:
-        """The next members of this generation; none while its last ones are not told yet."""
-        if self._generation is None:
-            self._generation = self._algorithm.ask()
-        if self._generation is None:
-            return []
-        start = len(self._points)
-        self._points += [self._decode(member.X) for member in self._generation[start : start + count]]
-        return [Proposal(point) for point in self._points[start:]]
-
-    def tell(self, trials: Sequence[Trial]) -> None:
-        for trial in trials:
-            self._place(trial)
-        if self._generation is None or len(self._told) < len(self._generation):
-            return
-        told = [self._told[member] for member in range(len(self._generation))]
-        self._generation.set("F", np.array([self._losses(trial) for trial in told]))
-        if self._limited:
-            self._generation.set("G", np.array([self._violations(trial) for trial in told]))
-        self._algorithm.tell(infills=self._generation)
-        self._generation, self._points, self._told = None, [], {}
-
-    def _place(self, trial: Trial) -> None:
-        """Note what became of a member. One that was asked otherwise in the record takes another's place."""
-        waiting = [member for member in range(len(self._points)) if member not in self._told]
-        mine = [member for member in waiting if self._points[member] == trial.point]
-        if mine:
-            self._told[mine[0]] = trial
-        elif waiting:
-            self._told[waiting[0]] = trial
-            self._generation[waiting[0]].X = self._encode(trial.point)
-
-    def _decode(self, x: Any) -> Point:
-        return {
-            p.name: p.options[int(i)] if isinstance(p, Choice) else p.at(int(i) / STEPS)
-            for p, i in zip(self._space.parameters, x, strict=True)
-        }
-
-    def _encode(self, point: Point) -> Any:
-        def position(p: Parameter) -> int:
-            value = point[p.name]
-            return p.index(value) if isinstance(p, Choice) else round(p.position(float(value or 0.0)) * STEPS)
-
-        return np.array([position(p) for p in self._space.parameters])
-
-    def _losses(self, trial: Trial) -> list[float]:
-        known = {} if trial.state == "failed" else trial.metrics
-        return [o.loss(known) if o.metric in known else UNKNOWN for o in self._optimised]
-
-    def _violations(self, trial: Trial) -> list[float]:
-        """Constraints of pymoo; a trial that failed keeps none, or it would be preferred to one that oversteps."""
-        if UNKNOWN in self._losses(trial) and not any(o.violation(trial.metrics) for o in self._limited):
-            return [UNKNOWN] * len(self._limited)
-        return [o.violation(trial.metrics) for o in self._limited]
+class MissingExtra(NasflowError, ImportError):
+    """A strategy that rests on a package which is not installed."""
 
 
 def nsga2(
     space: Space, objectives: Sequence[Objective], *, seed: int = 0, population: int = 20
 ) -> PymooAlgorithm:
-    """NSGA-II (Deb et al., IEEE TEC 2002) by pymoo: simulated binary crossover and polynomial mutation on rounded
-    integers, duplicates within a generation removed."""
-    algorithm = NSGA2(
-        pop_size=population,
-        sampling=IntegerRandomSampling(),
-        crossover=SBX(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
-        mutation=PM(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
-        eliminate_duplicates=True,
+    """NSGA-II (Deb et al., IEEE TEC 2002): non-dominated sorting, then crowding distance."""
+    algorithm = NSGA2(pop_size=population, eliminate_duplicates=True, **_operators(space))
+    return PymooAlgorithm(space, objectives, algorithm, seed)
+
+
+def nsga3(
+    space: Space, objectives: Sequence[Objective], *, seed: int = 0, population: int = 20
+) -> PymooAlgorithm:
+    """NSGA-III (Deb and Jain, IEEE TEC 2014): non-dominated sorting, then niches around directions.
+
+    There are as many members as directions, and at least `population` of them.
+    """
+    if _count(objectives) == 1:
+        return _genetic(space, objectives, seed, population)
+    algorithm = NSGA3(
+        directions(population, _count(objectives)),
+        selection=TournamentSelection(func_comp=_by_violation),
+        **_operators(space),
     )
     return PymooAlgorithm(space, objectives, algorithm, seed)
+
+
+def moead(
+    space: Space,
+    objectives: Sequence[Objective],
+    *,
+    seed: int = 0,
+    population: int = 20,
+    neighbours: int = 20,
+) -> PymooAlgorithm:
+    """MOEA/D (Zhang and Li, IEEE TEC 2007): each of at least `population` directions is a problem of its own, by
+    Tchebycheff's formula for two objectives and by penalised boundary intersection for more, and breeds with its
+    `neighbours`.
+
+    Here a generation is bred at once, where the paper goes direction by direction. It knows no constraints: a
+    trial that oversteps a limit, or failed, is worse than any that does not.
+    """
+    if _count(objectives) == 1:
+        return _genetic(space, objectives, seed, population)
+    weights = directions(population, _count(objectives))
+    algorithm = ParallelMOEAD(
+        weights,
+        n_neighbors=min(neighbours, len(weights)),
+        **_operators(space, children=1),
+    )
+    return PymooAlgorithm(space, objectives, algorithm, seed, constrained=False)
+
+
+def rvea(
+    space: Space,
+    objectives: Sequence[Objective],
+    *,
+    seed: int = 0,
+    population: int = 20,
+    generations: int = 25,
+) -> PymooAlgorithm:
+    """RVEA (Cheng et al., IEEE TEC 2016): one survivor for each of at least `population` directions, by a distance
+    to the ideal that minds the angle the more, the nearer the search is to its end after `generations`.
+
+    A longer search goes on, with more and more weight on the angle.
+    """
+    if _count(objectives) == 1:
+        return _genetic(space, objectives, seed, population)
+    algorithm = RVEA(directions(population, _count(objectives)), **_operators(space))
+    end = MaximumGenerationTermination(generations)
+    return PymooAlgorithm(space, objectives, algorithm, seed, termination=end)
+
+
+def smsemoa(
+    space: Space,
+    objectives: Sequence[Objective],
+    *,
+    seed: int = 0,
+    population: int = 20,
+    children: int = 5,
+) -> PymooAlgorithm:
+    """SMS-EMOA (Beume et al., EJOR 2007): who adds least to the hypervolume of the last front goes.
+
+    As many `children` are bred at once; one in the paper, more here to keep several trainings busy.
+    """
+    algorithm = SMSEMOA(pop_size=population, n_offsprings=children, **_operators(space))
+    return PymooAlgorithm(space, objectives, algorithm, seed)
+
+
+def agemoea(
+    space: Space, objectives: Sequence[Objective], *, seed: int = 0, population: int = 20
+) -> PymooAlgorithm:
+    """AGE-MOEA (Panichella, GECCO 2019): crowding by a distance that suits the shape of the front.
+
+    Needs the extra `agemoea`; raises MissingExtra without it.
+    """
+    if _count(objectives) == 1:
+        return _genetic(space, objectives, seed, population)
+    if importlib.util.find_spec("numba") is None:
+        raise MissingExtra(
+            "pymoo-agemoea needs numba, which is not installed: pip install 'nasflow[agemoea]'"
+        )
+    from pymoo.algorithms.moo.age import AGEMOEA
+
+    return PymooAlgorithm(space, objectives, AGEMOEA(pop_size=population, **_operators(space)), seed)
+
+
+def directions(count: int, objectives: int) -> NDArray[np.float64]:
+    """At least `count` directions in the positive orthant, array (directions, objectives); rows sum to 1.
+
+    The simplex lattice of Das and Dennis (1998). If it is so coarse that it has no inside, a second layer goes there,
+    halfway between each corner and the centre (Deb and Jain, 2014).
+    """
+    outer = lattice(count, objectives)
+    if (outer > 0).all(axis=1).any():
+        return outer
+    return np.concatenate([outer, (np.eye(objectives) + 1 / objectives) / 2])
+
+
+def _genetic(space: Space, objectives: Sequence[Objective], seed: int, population: int) -> PymooAlgorithm:
+    return PymooAlgorithm(space, objectives, GA(pop_size=population, **_operators(space)), seed)
+
+
+def _operators(space: Space, children: int = 2) -> dict[str, Any]:
+    return {
+        "sampling": IntegerRandomSampling(),
+        "crossover": Crossover(space, children),
+        "mutation": Mutation(space),
+    }
+
+
+def _count(objectives: Sequence[Objective]) -> int:
+    return sum(objective.optimise for objective in objectives)
+
+
+def _by_violation(pop: Any, P: Any, random_state: Any, **kwargs: Any) -> Any:
+    """The tournament of NSGA-III: who oversteps limits less, else by lot. pymoo's own cannot draw between two that
+    overstep equally."""
+    lots = random_state.random(P.shape)
+    winners = [
+        min(zip(pair, lot, strict=True), key=lambda one: (pop[one[0]].CV[0], one[1]))[0]
+        for pair, lot in zip(P, lots, strict=True)
+    ]
+    return np.array(winners, dtype=int)[:, None]

@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from nasflow.loop import Evaluate, run
 from nasflow.space import Choice, Real, Space
-from nasflow.strategies.optuna_samplers import OptunaSampler, nsga2, tpe
+from nasflow.strategies.optuna_samplers import OptunaSampler, gp, nsga2, nsga3, qmc, tpe, tpe_univariate
 from nasflow.strategies.random import random_search
 from nasflow.study import Objective, Study, Trial
 from nasflow.testing import joint, networks
@@ -104,12 +104,12 @@ def test_the_same_point_asked_twice_is_told_twice():
 
 def test_optunas_loudness_is_left_as_it_was():
     before = optuna.logging.get_verbosity()
-    for make in (nsga2, tpe):
+    for make in (gp, nsga2, nsga3, qmc, tpe, tpe_univariate):
         make(SPACE, TWO).ask(3)
     assert optuna.logging.get_verbosity() == before
 
 
-@pytest.mark.parametrize("make", [nsga2, tpe])
+@pytest.mark.parametrize("make", [nsga2, nsga3, tpe, tpe_univariate])
 def test_limits_are_learnt(make):
     """After a while it asks for less that must be refused than random search does."""
     toy = joint()
@@ -120,12 +120,23 @@ def test_limits_are_learnt(make):
         for seed in range(5):
             study = Study(toy.space, objectives)
             evaluate = Evaluate(toy.train, lambda point: {"flops": toy.metrics(point)["flops"]})
-            run(study, made(toy.space, objectives, seed=seed), evaluate, trials=30, batch=2)
+            settings = {"population": 8} if made in (nsga2, nsga3) else {}
+            run(study, made(toy.space, objectives, seed=seed, **settings), evaluate, trials=30, batch=2)
             late = study.trials[20:]
             shares.append(sum(trial.state == "refused" for trial in late) / len(late))
         return statistics.median(shares)
 
     assert refused(make) < 0.7 * refused(random_search)
+
+
+@pytest.mark.long
+def test_the_gaussian_process_minds_a_limit():
+    toy = networks()
+    objectives = (Objective("error"), Objective("flops", limit=1000.0))
+    study = Study(toy.space, objectives)
+    run(study, gp(toy.space, objectives, startup=12), Evaluate(toy.train), trials=18)
+    asked = [toy.metrics(trial.point)["flops"] <= 1000.0 for trial in study.trials if trial.state == "done"]
+    assert sum(asked[12:]) >= 5 > sum(asked[:12]) / 2
 
 
 def test_tpe_avoids_what_fails():
