@@ -69,13 +69,13 @@ def test_it_finds_the_minimum_of_a_sphere():
     assert best(cmaes) < 1e-3 < best(random_search)
 
 
-def test_it_starts_anew_rather_than_repeat_itself_and_ends_with_the_space():
+def test_it_starts_anew_rather_than_repeat_itself_and_ends_when_little_is_new():
     toy = Toy(Space((Choice("a", (1, 2, 3, 4, 5, 6)), Choice("b", (1, 2, 3, 4)))), dict)
     one, keys = cmaes(toy.space, (Objective("a"), Objective("b"))), []
     while proposals := one.ask(1):
         keys += [toy.space.key(proposal.point) for proposal in proposals]
         one.tell([Trial(0, p.point, state="done", metrics=toy.metrics(p.point)) for p in proposals])
-    assert len(keys) == len(set(keys)) == 24 and one._runs > 2
+    assert len(keys) == len(set(keys)) >= 20 and one._runs > 2
 
 
 def test_limits_are_learnt():
