@@ -2,7 +2,7 @@
 
     python benchmarks/mo_asha_epochs.py --data FOLDER_OR_ARCHIVE [--format folder] [--out FOLDER]
 
-The space, limit and augmentation of experiments/mnist.yaml on 2,000 of its images, real trainings, error and
+The space, limit and augmentation of experiments/mnist.yaml on 1,200 of its images, real trainings, error and
 multiply-adds as objectives, so that nothing depends on how busy the machine is. NSGA-II trains every network for 9
 epochs; MO-ASHA, with the same seed, gets half of these epochs in all, for trainings of one epoch and of nine, and
 is judged by the latter alone. What is reported is at which share of NSGA-II's epochs its hypervolume is that of
@@ -36,9 +36,9 @@ from nasflow.strategies.asha import mo_asha
 from nasflow.strategies.nsga2 import nsga2
 from nasflow.study import Objective, Study, Trial
 
-SEEDS, TRIALS, BATCH, POPULATION, EPOCHS = 3, 60, 4, 10, 9
+SEEDS, TRIALS, BATCH, POPULATION, EPOCHS = 3, 40, 4, 10, 9
 MOST, USEFUL = 1 / 3, 0.10
-SETTINGS = ["data.train_limit=2000", f"search.epochs={EPOCHS}", "search.recipe.batch_size=32"]
+SETTINGS = ["data.train_limit=1200", f"search.epochs={EPOCHS}", "search.recipe.batch_size=32"]
 FIDELITIES = (1 / 9, 1 / 3, 1.0)
 
 

@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri
 
 from nasflow.space import Choice, Parameter, Point, Scalar, Space
 from nasflow.strategies.hyperband import brackets
-from nasflow.strategies.rungs import Draw, FidelityError, Rungs
+from nasflow.strategies.rungs import FidelityError, Rungs
 from nasflow.strategies.successive_halving import Halving
 from nasflow.study import Objective
 
@@ -37,8 +37,17 @@ class Density:
 
     @classmethod
     def of(cls, parameters: tuple[Parameter, ...], data: NDArray[np.float64]) -> Density:
-        """With bandwidths by the normal reference rule: 1.06 standard deviations times n**(-1/(4+d))."""
-        widths = 1.06 * data.std(axis=0) * len(data) ** (-1 / (4 + data.shape[1]))
+        """With bandwidths by the normal reference rule: 1.06 times the spread times n**(-1/(4+d)).
+
+        The spread is the standard deviation, or for options without order the chance that two of the data differ.
+        """
+        spread = [
+            1.0 - sum(float((column == option).mean()) ** 2 for option in range(count))
+            if (count := categories(parameter))
+            else float(column.std())
+            for parameter, column in zip(parameters, data.T, strict=True)
+        ]
+        widths = 1.06 * np.array(spread) * len(data) ** (-1 / (4 + data.shape[1]))
         most = [1 - 1 / count if (count := categories(p)) else np.inf for p in parameters]
         return cls(parameters, data, np.clip(widths, NARROWEST, most))
 
@@ -88,27 +97,42 @@ def value_at(parameter: Parameter, x: float) -> Scalar:
     return parameter.options[int(x) if categories(parameter) else min(count - 1, max(0, int(x * count)))]
 
 
-def densities(space: Space, random_fraction: float) -> Draw:
-    """New points by the densities of the highest rung that has enough; `random_fraction` of them, and all before
-    that, at random."""
-    free = tuple(p for p in space.parameters if not (isinstance(p, Choice) and len(p.options) == 1))
-    fixed = {p.name: p.options[0] for p in space.parameters if isinstance(p, Choice)}
-    least = len(free) + 1
+class Densities:
+    """Draws new points by the densities of the highest rung that has enough points; `random_fraction` of them, and
+    all before that, at random."""
 
-    def draw(rungs: Rungs, rng: np.random.Generator) -> Point:
+    def __init__(self, space: Space, random_fraction: float) -> None:
+        self._space = space
+        self._random_fraction = random_fraction
+        self._free = tuple(p for p in space.parameters if not (isinstance(p, Choice) and len(p.options) == 1))
+        self._fixed = {p.name: p.options[0] for p in space.parameters if isinstance(p, Choice)}
+        self._fitted: tuple[Density, Density] | None = None
+        self._fitted_to = (0, 0)  # rung, and how many points stood there
+
+    def __call__(self, rungs: Rungs, rng: np.random.Generator) -> Point:
+        least = len(self._free) + 1
         enough = [rung for rung in range(rungs.top + 1) if len(rungs.told(rung)) >= least + 2]
-        if rng.random() < random_fraction or not enough or not free:
-            return space.sample(rng)
-        told, best = rungs.told(enough[-1]), rungs.ranked(enough[-1])
-        data = np.array([[position(p, told[key].point[p.name]) for p in free] for key in best])
-        good = max(least, int(GOOD * len(data)))
-        bad = max(least, len(data) - good)
-        better, worse = Density.of(free, data[:good]), Density.of(free, data[-bad:])
+        if rng.random() < self._random_fraction or not enough or not self._free:
+            return self._space.sample(rng)
+        better, worse = self._fit(rungs, enough[-1], least)
         samples = better.samples(SAMPLES, rng)
         x = samples[np.argmax(better.at(samples) / np.maximum(TINY, worse.at(samples)))]
-        return {**fixed, **{p.name: value_at(p, float(value)) for p, value in zip(free, x, strict=True)}}
+        return {
+            **self._fixed,
+            **{p.name: value_at(p, float(at)) for p, at in zip(self._free, x, strict=True)},
+        }
 
-    return draw
+    def _fit(self, rungs: Rungs, rung: int, least: int) -> tuple[Density, Density]:
+        """The densities of the good and of the bad points, each of at least `least`; the last ones are kept."""
+        told = rungs.told(rung)
+        if self._fitted is None or self._fitted_to != (rung, len(told)):
+            points = [told[key].point for key in rungs.ranked(rung)]
+            data = np.array([[position(p, point[p.name]) for p in self._free] for point in points])
+            good = max(least, int(GOOD * len(data)))
+            bad = max(least, len(data) - good)
+            self._fitted = Density.of(self._free, data[:good]), Density.of(self._free, data[-bad:])
+            self._fitted_to = (rung, len(told))
+        return self._fitted
 
 
 def bohb(
@@ -124,11 +148,13 @@ def bohb(
     and bad ones are not.
 
     The best 15 % are good; a rung is modelled when it has three points more than there are parameters to choose;
-    64 samples are drawn from the density of the good, three times as wide. Ordered choices count as numbers. With
-    several objectives "better" is the order of `rungs.best_first`, over a limit or failed is worst.
+    64 samples are drawn from the density of the good, three times as wide. Ordered choices count as numbers. For
+    options without order the bandwidth follows from how often two points differ, where HpBandSter takes the
+    standard deviation of the options' numbers, which depends on how they are numbered. With several objectives
+    "better" is the order of `rungs.best_first`; over a limit or failed is worst.
     """
     if not 0 <= random_fraction <= 1:
         raise FidelityError(f"random_fraction: expected 0 to 1, got {random_fraction}")
     rungs = Rungs(space, objectives, fidelities)
-    draw = densities(space, random_fraction)
+    draw = Densities(space, random_fraction)
     return Halving(space, rungs, brackets(rungs.top + 1, eta, "iclr"), seed, draw)

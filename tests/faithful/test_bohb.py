@@ -6,7 +6,7 @@ from scipy import integrate
 
 from nasflow.loop import Evaluate, run
 from nasflow.space import Choice, Real, Space
-from nasflow.strategies.bohb import Density, bohb, densities
+from nasflow.strategies.bohb import Densities, Density, bohb
 from nasflow.strategies.hyperband import hyperband
 from nasflow.strategies.rungs import FidelityError, Rungs
 from nasflow.study import Objective, Study, Trial
@@ -27,7 +27,7 @@ def rungs_with(*counts):
 
 
 def drawn(rungs, count=40, random_fraction=0.0):
-    draw = densities(SPACE, random_fraction)
+    draw = Densities(SPACE, random_fraction)
     return [draw(rungs, np.random.default_rng(seed)) for seed in range(count)]
 
 
@@ -72,10 +72,13 @@ def test_the_kernels_are_gaussian_and_aitchison_aitken_and_each_integrates_to_on
 
 
 def test_bandwidths_follow_the_normal_reference_rule_and_stay_in_their_bounds():
-    data = np.column_stack([np.arange(12) % 3, np.linspace(0, 1, 12), np.full(12, 0.5)])
+    data = np.column_stack([[0] * 6 + [1] * 3 + [2] * 3, np.linspace(0, 1, 12), np.full(12, 0.5)])
     found = Density.of((SPACE["kind"], SPACE["x"], Real("y", 0, 1)), data).bandwidths
     scale = 1.06 * 12 ** (-1 / 7)
-    assert found == pytest.approx([min(2 / 3, scale * data[:, 0].std()), scale * data[:, 1].std(), 1e-3])
+    assert found == pytest.approx([scale * (1 - 0.25 - 2 * 0.0625), scale * data[:, 1].std(), 1e-3])
+
+    apart = Density.of((SPACE["kind"],), np.array([[0.0], [1.0], [2.0]]))
+    assert apart.bandwidths == pytest.approx([1.06 * 2 / 3 * 3 ** (-1 / 5)])
 
 
 def test_samples_are_drawn_three_times_as_wide_within_the_range():
