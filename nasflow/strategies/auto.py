@@ -38,7 +38,7 @@ CROWD = 20  # random points of which the farthest is a start
 LOOKS = 3.0  # what the first looks may cost, in full trainings
 MOST_LOOKS = 60
 RANDOM, NEAR = 300, 300  # points that are weighed for each proposal
-MOST = 500  # trials that a model learns from
+MOST = 400  # trials that a model learns from
 FIRST = 10  # trials whose median is the unit of a loss
 SMALLEST = 1e-9
 
