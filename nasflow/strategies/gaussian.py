@@ -62,12 +62,12 @@ class Gaussian:
         self._factor = cho_factor(covariance, lower=True)
         self._solved = cho_solve(self._factor, self._targets)
 
-    def predict(self, points: Encoded) -> tuple[Numbers, Numbers]:
-        """Mean and standard deviation (points,) of what would be observed."""
+    def predict(self, points: Encoded, *, noise: bool = True) -> tuple[Numbers, Numbers]:
+        """Mean and standard deviation (points,) of what would be observed, or of what is behind it, without noise."""
         across = self._covariance(points, self.points)
         left = solve_triangular(self._factor[0], across.T, lower=True)
-        smooth, linear, additive, noise = self._parts
-        variance = np.full(len(points), smooth + noise)
+        smooth, linear, additive, noisy = self._parts
+        variance = np.full(len(points), smooth + (noisy if noise else 0.0))
         if self.kernel.additive:
             variance += linear * np.mean((self._straight(points) - self._centre) ** 2, axis=1)
             variance += additive
@@ -75,6 +75,14 @@ class Gaussian:
         deviation = np.sqrt(np.maximum(variance, JITTER))
         mean = np.asarray(across @ self._solved * self._spread + self._mean)
         return mean, np.asarray(deviation * self._spread)
+
+    def draw(self, points: Encoded, count: int, rng: np.random.Generator) -> Numbers:
+        """What may be behind observations of `points` all together, without noise; array (count, points)."""
+        across = self._covariance(points, self.points)
+        left = solve_triangular(self._factor[0], across.T, lower=True)
+        variances, axes = np.linalg.eigh(self._covariance(points, points) - left.T @ left)
+        steps = rng.normal(size=(count, len(points))) * np.sqrt(np.maximum(variances, 0.0))
+        return np.asarray((across @ self._solved + steps @ axes.T) * self._spread + self._mean)
 
     def believing(self, points: Encoded, losses: Numbers) -> Gaussian:
         """The same process if it had been told these as well."""
@@ -137,7 +145,7 @@ class Gaussian:
         spreads = np.concatenate([np.ones(count), PARTS_SPREAD])
 
         def loss(parameters: Numbers) -> tuple[float, Numbers]:
-            values = np.exp(np.clip(parameters, LOWEST, HIGHEST))
+            values = np.exp(parameters)
             smooth, linear, additive, noise = values[count:]
             near = smooth * np.exp(-(values[:count] @ distances)).reshape(identity.shape)
             covariance = near + linear * straight + additive * equal + (noise + JITTER) * identity
@@ -160,7 +168,9 @@ class Gaussian:
             density = 0.5 * targets @ solved + np.log(np.diag(factor[0])).sum() + 0.5 * away @ away
             return float(density), gradient + away / spreads
 
-        found = minimize(loss, self.parameters, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+        bounds = [(LOWEST, HIGHEST)] * len(medians)
+        options = {"maxiter": STEPS}
+        found = minimize(loss, self.parameters, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         return np.asarray(found.x, dtype=np.float64)
 
 
