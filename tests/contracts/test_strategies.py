@@ -11,6 +11,7 @@ from nasflow.strategies import (
     asha,
     auto,
     bohb,
+    ehvi,
     evolution,
     grid,
     hype,
@@ -20,6 +21,7 @@ from nasflow.strategies import (
     nsga2,
     optuna_cmaes,
     optuna_samplers,
+    parego,
     pymoo_algorithms,
     racing,
     scalarised,
@@ -62,6 +64,7 @@ STRATEGIES = {
     "bohb": StrategyUnderTest(
         bohb.bohb, other={"eta": 2.0, "fidelities": (0.25, 1.0), "random_fraction": 1.0}
     ),
+    "ehvi": StrategyUnderTest(ehvi.ehvi, other={"start": 6}),
     "hype": StrategyUnderTest(
         functools.partial(hype.hype, population=8), other={"population": 5, "samples": 10}
     ),
@@ -75,6 +78,7 @@ STRATEGIES = {
     "mo-asha": StrategyUnderTest(
         asha.mo_asha, other={"eta": 4.0, "fidelities": (0.25, 1.0), "rungs": 3, "sampler": "random"}
     ),
+    "nehvi": StrategyUnderTest(ehvi.nehvi, other={"start": 6, "draws": 2}),
     "nsga2": StrategyUnderTest(functools.partial(nsga2.nsga2, population=8), other={"population": 5}),
     "optuna-cmaes": StrategyUnderTest(
         functools.partial(optuna_cmaes.cmaes, population=4), other={"population": 7}
@@ -94,6 +98,7 @@ STRATEGIES = {
     "optuna-tpe-mv": StrategyUnderTest(
         functools.partial(optuna_samplers.tpe, startup=6), other={"startup": 9}
     ),
+    "parego": StrategyUnderTest(parego.parego, other={"start": 6, "rho": 1.0}),
     "pbi": StrategyUnderTest(scalarised.pbi, other={"start": 5, "parents": 5, "theta": 0.1}),
     "pymoo-agemoea": StrategyUnderTest(
         functools.partial(pymoo_algorithms.agemoea, population=5), other={"population": 8}
