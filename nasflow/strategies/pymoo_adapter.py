@@ -22,9 +22,9 @@ STEPS = 1000
 FAILED = 1e6  # overstepping of a trial that gave nothing: more than any real one
 PATIENCE = 50  # generations without anything new
 PENALTY = 1e12  # a loss that is worse than anything real
-RESET = (
-    1 / 3
-)  # unordered choices that mutation changes in each child, on average; rounding spares as many ordered ones
+# How many unordered choices mutation changes in each child, on average: few, as rounding does where there is an order.
+# One for each child, as in the textbook, makes short searches worse.
+RESET = 1 / 3
 SPREAD = 3.0  # distribution index of both operators: wide enough that a step rarely rounds to nothing
 
 
@@ -37,8 +37,8 @@ class PymooAlgorithm:
     a loss worse than anything real instead, the worse the further the limits are overstepped. Losses are scaled,
     since some algorithms measure angles between them before they know their extent.
 
-    What was told once is not asked again: pymoo breeds a point that it knows more often than a new one when little is
-    left, and is answered from memory. The search ends when fifty generations hold nothing new.
+    What was told once is not asked again: where pymoo breeds a known point again, it is answered from memory. The
+    search ends when fifty generations hold nothing new.
     """
 
     def __init__(
