@@ -7,7 +7,8 @@ chance to keep all limits and not to fail is asked for. Nothing has to be set:
 - Losses are compared on a logarithmic scale that starts at the best seen and whose unit is the distance from there to
   the median of the first trials, so it does not matter in which unit or with which sign a metric comes.
 - What counts as useful ends, for the first objective (the error), at what the median of all networks is believed to
-  reach, and for the others at the worst of the front that is then believed to remain.
+  reach, and for the others at the worst of the front that is then believed to remain. When next to nothing is left to
+  gain there, the whole front counts.
 - Metrics that `cheap` gives are taken from there, exactly, before a point is asked for.
 - With a fidelity below 1 every point is looked at before it is trained in full (the first objective alone is believed
   to depend on the fidelity), and what a look says, or is believed to say, is one more number about a point, as in
@@ -40,6 +41,7 @@ MOST_LOOKS = 60
 RANDOM, NEAR = 300, 300  # points that are weighed for each proposal
 MOST = 400  # trials that a model learns from
 FIRST = 10  # trials whose median is the unit of a loss
+LITTLE = 5e-4  # expected gain, as a share of the useful hypervolume, that is next to nothing
 SMALLEST = 1e-9
 
 Cheap = Callable[[Point], Metrics]
@@ -164,7 +166,11 @@ class Auto:
             limits.append(belief.usual)
         mean, deviation = np.column_stack(means), np.column_stack(deviations)
         front = np.column_stack(fronts)
-        return expected_improvement(mean, deviation, front, _reference(mean, front, limits[0])) * chance
+        corner = _reference(mean, front, limits[0])
+        worth = expected_improvement(mean, deviation, front, corner) * chance
+        if worth.max() < LITTLE * pareto.hypervolume(front, corner):
+            worth = expected_improvement(mean, deviation, front, _reference(mean, front, np.inf)) * chance
+        return worth
 
     def _chances(self, candidates: Sequence[Point], points: Encoded) -> Numbers:
         """The chance (points,) that a candidate trains well and keeps every limit."""
