@@ -161,7 +161,7 @@ def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> 
         space,
         objectives,
         seed=experiment.seed,
-        **{**fidelities(make, settings.epochs), **settings.strategy.arguments},
+        **{**fidelities(run, make, recipe(run, "compress")), **settings.strategy.arguments},
     )
     trials = folder / "trials"
     training = training_space.recipe(pruning.parent.point, recipe(run, "compress"))

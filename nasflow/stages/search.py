@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from nasflow import experiment as experiments
@@ -21,6 +23,7 @@ from nasflow.stages.run import Infeasible, Run
 from nasflow.study import Objective, Study, Trial
 from nasflow.training import Recipe
 
+FEWEST_STEPS = 50  # of a training by which networks are compared; after fewer they are near guessing
 BATCH_PER_WORKER = 4  # enough to even out long and short trainings, and to share a device's start-up
 
 
@@ -36,8 +39,10 @@ def strategy(run: Run, space: Space, objectives: Sequence[Objective]) -> Strateg
     """The experiment's strategy for a space, seeded by the experiment."""
     chosen = run.experiment.search.strategy
     make = names.resolve("strategy", chosen.name)
-    epochs = run.experiment.search.epochs if space.size > 1 else 1  # nothing to choose, nothing to shorten
-    told = {**fidelities(make, epochs), **_knowledge(run, chosen, make)}
+    training = recipe(run, "search")
+    if space.size == 1:  # nothing to choose, so nothing to shorten
+        training = replace(training, epochs=1)
+    told = {**fidelities(run, make, training), **_knowledge(run, chosen, make)}
     settings = {**told, **chosen.arguments}
     made: Strategy = names.call(
         "strategy", chosen.name, make, space, objectives, seed=run.experiment.seed, **settings
@@ -45,13 +50,15 @@ def strategy(run: Run, space: Space, objectives: Sequence[Objective]) -> Strateg
     return made
 
 
-def fidelities(make: Callable[..., Any], epochs: int) -> dict[str, tuple[float, ...]]:
-    """For a strategy that takes `fidelities`: a ninth, a third and all of a training of so many epochs, as the shares
-    that whole epochs make, so 1, 3 and 8 of 8."""
+def fidelities(run: Run, make: Callable[..., Any], training: Recipe) -> dict[str, tuple[float, ...]]:
+    """For a strategy that takes `fidelities`: a ninth, a third and all of a training, as the shares that whole epochs
+    make, so 1, 3 and 8 of 8; but no training so short that it says nothing."""
     if "fidelities" not in inspect.signature(make).parameters:
         return {}
-    whole = sorted({max(1, round(epochs / part)) for part in (1, 3, 9)})
-    return {"fidelities": tuple(count / epochs for count in whole)}
+    steps = math.ceil(len(run.data.train) / training.batch_size)
+    least = min(training.epochs, math.ceil(FEWEST_STEPS / steps))
+    whole = sorted({max(least, round(training.epochs / part)) for part in (1, 3, 9)})
+    return {"fidelities": tuple(count / training.epochs for count in whole)}
 
 
 def _knowledge(run: Run, chosen: experiments.Named, make: Callable[..., Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from nasflow.report import facts
 from nasflow.stages import Infeasible
 from nasflow.stages.search import fidelities
 from nasflow.stages.summary import summarise
-from nasflow.training import train
+from nasflow.training import Recipe, train
 
 
 def searched(wanted, folder, **options):
@@ -175,7 +175,10 @@ def test_every_strategy_fills_the_budget(finished_run, tmp_path, strategy):
 
 
 def test_short_trainings_choose_what_is_trained_in_full(finished_run, tmp_path):
-    mine = experiment(finished_run.data, search={"trials": 3, "epochs": 3, "strategy": "mo-asha"})
+    steps = {**tiny.RECIPE, "batch_size": 4}  # enough of them in an epoch
+    mine = experiment(
+        finished_run.data, search={"trials": 3, "epochs": 3, "strategy": "mo-asha", "recipe": steps}
+    )
     with opened(mine, tmp_path / "run") as run:
         stages.search(run)
         study, summary = run.study(), summarise(run)
@@ -194,13 +197,16 @@ def test_short_trainings_choose_what_is_trained_in_full(finished_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("epochs", "whole"),
-    [(1, [1]), (2, [1, 2]), (4, [1, 4]), (8, [1, 3, 8]), (9, [1, 3, 9]), (100, [11, 33, 100])],
+    ("batch", "epochs", "whole"),
+    [(4, 1, [1]), (4, 4, [1, 4]), (4, 8, [1, 3, 8]), (4, 100, [11, 33, 100]), (16, 9, [4, 9]), (256, 9, [9])],
 )
-def test_shares_of_a_training_are_whole_epochs(epochs, whole):
-    shares = fidelities(names.resolve("strategy", "asha"), epochs)["fidelities"]
+def test_short_trainings_are_whole_epochs_and_not_too_short(finished_run, batch, epochs, whole):
+    training = Recipe(epochs=epochs, batch_size=batch)
+    with opened(finished_run.experiment, finished_run.folder) as run:
+        assert len(run.data.train) == 205
+        shares = fidelities(run, names.resolve("strategy", "asha"), training)["fidelities"]
+        assert fidelities(run, names.resolve("strategy", "random"), training) == {}
     assert [round(epochs * share, 9) for share in shares] == whole and shares[-1] == 1.0
-    assert fidelities(names.resolve("strategy", "random"), epochs) == {}
 
 
 def test_an_experiment_may_say_which_shares_to_use(finished_run, tmp_path):
