@@ -49,7 +49,7 @@ def files(document: Path) -> dict[str, str]:
 
 def commands(document: Path) -> list[str]:
     """The command lines of a document: in blocks of sh, in indented blocks and between backticks."""
-    text = document.read_text()
+    text = re.sub(r"\\\n +", "", document.read_text())  # a line that goes on in the next
     lines = [line for block in blocks(document, "sh") for line in block.splitlines()]
     lines += re.findall(r"^    (\w.*)$", text, re.MULTILINE)
     lines += re.findall(r"`((?:nasflow|make) [^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S))

@@ -6,12 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from nasflow import names
+from nasflow import experiment, names
 from nasflow.evaluators.zero_cost import SCORES
+from nasflow.spaces import mobile
+from nasflow.study import Objective
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs/methods.md"
+HOW_TO = ROOT / "docs/how-to.md"
 
 
 @pytest.fixture
@@ -92,3 +96,20 @@ def test_results_are_told_in_their_rows_and_nowhere_else(measured, tmp_path):
     assert all(any(line.startswith(f"| `{name}`") for name in told) for line in changed)
     assert len(changed) == len(told)
     assert measured.filled(after, tmp_path / "none") == before
+
+
+def test_the_searches_of_the_how_to_can_be_made():
+    (block,) = re.findall(r"^```yaml\n(search: .*?)^```$", HOW_TO.read_text(), re.MULTILINE | re.DOTALL)
+    objectives = (Objective("error"), Objective("flops"))
+    knowledge = {"cheap": lambda point: {"synflow": 0.0}, "fidelities": (1 / 9, 1 / 3, 1.0)}
+    for line in block.splitlines():
+        chosen = experiment.from_mapping(
+            {"name": "it", "data": "digits", **yaml.safe_load(line)}, "how-to"
+        ).search.strategy
+        make = names.resolve("strategy", chosen.name)
+        told = {
+            name: value for name, value in knowledge.items() if name in inspect.signature(make).parameters
+        }
+        space = mobile.space((1, 8, 8), 10)
+        made = names.call("strategy", chosen.name, make, space, objectives, **chosen.arguments, **told)
+        assert made.ask(1), line
