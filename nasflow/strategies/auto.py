@@ -9,7 +9,7 @@ chance to keep all limits and not to fail is asked for. Nothing has to be set:
 - What counts as useful ends, for the first objective (the error), at what the median of all networks is believed to
   reach, and for the others at the worst of the front that is then believed to remain. When next to nothing is left to
   gain there, the whole front counts.
-- Metrics that `cheap` gives are taken from there, exactly, before a point is asked for.
+- Metrics that `cheap` gives are modelled too, and found out exactly for the best few candidates.
 - With a fidelity below 1 every point is looked at before it is trained in full (the first objective alone is believed
   to depend on the fidelity), and what a look says, or is believed to say, is one more number about a point, as in
   Kennedy and O'Hagan, Biometrika 2000.
@@ -39,6 +39,7 @@ CROWD = 20  # random points of which the farthest is a start
 LOOKS = 3.0  # what the first looks may cost, in full trainings
 MOST_LOOKS = 60
 RANDOM, NEAR = 300, 300  # points that are weighed for each proposal
+EXACT = 64  # the best of them by what is believed, of which what is cheap is found out
 MOST = 400  # trials that a model learns from
 FIRST = 10  # trials whose median is the unit of a loss
 LITTLE = 5e-4  # expected gain, as a share of the useful hypervolume, that is next to nothing
@@ -69,7 +70,7 @@ class Auto:
         self._looks: dict[str, Trial] = {}  # the same at the lowest fidelity
         self._open: dict[str, Proposal] = {}  # asked for in full and not told yet
         self._looked: dict[str, Point] = {}  # all that were asked for as looks
-        self._known: dict[str, Metrics] = {}  # what `cheap` said
+        self._known: dict[str, tuple[Point, Metrics]] = {}  # what `cheap` said
         self._unseen = Unseen(space, seed)
         self._since = 0  # looks asked for after the last full training was
         self._start = self._spread(_looks(self._look) if self._look < 1 else START)
@@ -131,7 +132,11 @@ class Auto:
             ] or candidates
         if not candidates:
             return self._unseen.propose(self._space.sample)
-        point = candidates[int(np.argmax(self._worth(candidates, within)))]
+        worth = self._worth(candidates, within, exactly=False)
+        if self._cheap is not None:
+            candidates = [candidates[index] for index in np.argsort(-worth, kind="stable")[:EXACT]]
+            worth = self._worth(candidates, within, exactly=True)
+        point = candidates[int(np.argmax(worth))]
         if self._look < 1 and not enough_looks and self._space.key(point) not in self._looked:
             return Proposal(point, self._look)
         return self._unseen.propose(lambda rng: point)
@@ -149,16 +154,17 @@ class Auto:
         named = {self._space.key(point): point for point in points}
         return [point for point in named.values() if point in self._unseen]
 
-    def _worth(self, candidates: Sequence[Point], within: Sequence[Trial]) -> Numbers:
-        """Expected hypervolume improvement of each candidate, times its chances."""
+    def _worth(self, candidates: Sequence[Point], within: Sequence[Trial], *, exactly: bool) -> Numbers:
+        """Expected hypervolume improvement of each candidate, times its chances; with what is cheap as it is if
+        `exactly`, else as the models have it."""
         points = self._encoder.encode(candidates)
-        chance = self._chances(candidates, points)
+        chance = self._chances(candidates, points, exactly)
         if not within:
             return chance
         means, deviations, fronts = [], [], []
         limits: list[float] = []
         for objective in self._optimised:
-            belief = self._belief(objective, points, candidates)
+            belief = self._belief(objective, points, candidates, exactly)
             means.append(belief.mean)
             deviations.append(belief.deviation)
             scaled = belief.scale.apply(np.array([objective.loss(trial.metrics) for trial in within]))
@@ -172,7 +178,7 @@ class Auto:
             worth = expected_improvement(mean, deviation, front, _reference(mean, front, np.inf)) * chance
         return worth
 
-    def _chances(self, candidates: Sequence[Point], points: Encoded) -> Numbers:
+    def _chances(self, candidates: Sequence[Point], points: Encoded, exactly: bool) -> Numbers:
         """The chance (points,) that a candidate trains well and keeps every limit."""
         chance = np.ones(len(candidates))
         told = list(self._told.values())
@@ -184,7 +190,7 @@ class Auto:
         for objective in self._limited:
             assert objective.limit is not None
             bound = objective.loss({objective.metric: objective.limit})
-            exact = self._exactly(objective, candidates)
+            exact = self._exactly(objective, candidates) if exactly else None
             if exact is not None:
                 chance *= exact <= bound
                 continue
@@ -199,12 +205,14 @@ class Auto:
 
     # ---- believing
 
-    def _belief(self, objective: Objective, points: Encoded, candidates: Sequence[Point]) -> _Belief:
+    def _belief(
+        self, objective: Objective, points: Encoded, candidates: Sequence[Point], exactly: bool
+    ) -> _Belief:
         rows = self._rows(objective)
         losses = np.array([objective.loss(trial.metrics) for trial in rows])
         scale = _Scale.of(losses)
         waiting = [proposal.point for proposal in self._open.values()]
-        exact = self._exactly(objective, candidates)
+        exact = self._exactly(objective, candidates) if exactly else None
         if exact is not None:
             already = self._exactly(objective, waiting)
             assert already is not None
@@ -250,10 +258,12 @@ class Auto:
         return found
 
     def _rows(self, objective: Objective) -> list[Trial]:
-        """Trials that tell about an objective; its value at a low fidelity counts for all but the first."""
-        rows = dict(self._told)
+        """Trials that tell about an objective, and what is cheap and was found out about others; its value at a low
+        fidelity counts for all but the first."""
+        rows = {key: Trial(-1, point, metrics=told) for key, (point, told) in self._known.items()}
+        rows |= self._told
         if objective is not self._optimised[0]:
-            rows = {**self._looks, **rows}
+            rows |= {key: trial for key, trial in self._looks.items() if key not in self._told}
         return [t for t in rows.values() if t.state != "failed" and objective.metric in t.metrics]
 
     def _chosen(self, rows: Sequence[Trial]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -275,10 +285,10 @@ class Auto:
         for point in points:
             key = self._space.key(point)
             if key not in self._known:
-                self._known[key] = self._cheap(point)
-            if objective.metric not in self._known[key]:
+                self._known[key] = point, self._cheap(point)
+            if objective.metric not in self._known[key][1]:
                 return None
-            found.append(objective.loss(self._known[key]))
+            found.append(objective.loss(self._known[key][1]))
         return np.array(found)
 
     def _model(self, name: str) -> Model:
