@@ -40,6 +40,14 @@ def search(
     arch_column: Annotated[
         str, typer.Option("--arch-column", metavar="COLUMN", help="The column that describes architectures.")
     ] = "arch_str",
+    same_column: Annotated[
+        str | None,
+        typer.Option(
+            "--same-column",
+            metavar="COLUMN",
+            help="Rows with one number here are one network written in several ways.",
+        ),
+    ] = None,
     error: Annotated[
         str | None,
         typer.Option(
@@ -126,7 +134,7 @@ def search(
     from nasflow.evaluators import tabular
     from nasflow.files import write_json, write_text
 
-    opened = tabular.load(table, arch_column)
+    opened = tabular.load(table, arch_column, same_column)
     if suite is None:
         texts = (error or "error", *(objective or ["latency_ms"]))
         problem = bench.Problem(opened, tuple(map(_objective, texts)), seen=seen, useful_error=useful_error)

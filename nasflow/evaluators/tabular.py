@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHIPPED = {"digits-cells": "bench/digits_cells.parquet"}  # inside the package
+SAME = {"digits-cells": "cell"}  # the column that says which rows of a shipped table are one network
 NAMES = 64  # a single decision with more options than that, another one in every row, is a name
 WORD = re.compile(r"(?<![\w.])-?\d+\.\d+(?![\w.])|(?<![\w.])-?\d+(?!\w)|\w+")
 WHOLE = re.compile(r"-?[1-9]\d*|0")
@@ -59,14 +60,21 @@ class Table:
     (1, {'p1': 3})
     """
 
-    def __init__(self, name: str, architectures: Sequence[str], columns: Mapping[str, Values]) -> None:
+    def __init__(
+        self,
+        name: str,
+        architectures: Sequence[str],
+        columns: Mapping[str, Values],
+        same: Values | None = None,
+    ) -> None:
         self.name = name
         self.architectures = tuple(architectures)
         self._columns = dict(columns)
         self._choices, self._places = _decisions(name, self.architectures)
         cell = cell_operations(self.architectures[0])
         described = all(choice.name in _edges(len(cell)) for choice in self._choices)
-        self.space = Space(self._choices, features=(CellFeatures(tuple(cell)),) if described else ())
+        merged = (_merged(name, self._choices, self._places, columns, same),) if same is not None else ()
+        self.space = Space(self._choices, merged, (CellFeatures(tuple(cell)),) if described else ())
         self._place = [{option: place for place, option in enumerate(c.options)} for c in self._choices]
         self._rows = {places: row for row, places in enumerate(self._places)}
         if len(self._rows) < len(self._places):
@@ -117,8 +125,13 @@ class Table:
         return self.at(self._numbers[architecture])
 
 
-def load(file: str | Path, arch_column: str = "arch_str") -> Table:
-    """Read a .parquet or .csv file, or a table that comes with nasflow by its name: digits-cells."""
+def load(file: str | Path, arch_column: str = "arch_str", same_column: str | None = None) -> Table:
+    """Read a .parquet or .csv file, or a table that comes with nasflow by its name: digits-cells.
+
+    Rows with one number in `same_column` are the same network, trained once and written in several ways; the first of
+    them stands for all, so that whoever asks for another has asked for it already.
+    """
+    same_column = same_column or SAME.get(str(file))
     path = Path(str(files("nasflow") / SHIPPED[str(file)])) if str(file) in SHIPPED else Path(file)
     if not path.is_file():
         raise TableError(
@@ -138,7 +151,32 @@ def load(file: str | Path, arch_column: str = "arch_str") -> Table:
             )
     numbers = frame.drop(columns=arch_column).select_dtypes(["number", "bool"])
     columns = {str(name): numbers[name].to_numpy(dtype=float, na_value=np.nan) for name in numbers.columns}
-    return Table(path.name, architectures, columns)
+    table = Table(path.name, architectures, columns)
+    return (
+        table if same_column is None else Table(path.name, architectures, columns, table.values(same_column))
+    )
+
+
+def _merged(
+    name: str,
+    choices: Sequence[Choice],
+    places: Sequence[tuple[int, ...]],
+    columns: Mapping[str, Values],
+    same: Values,
+) -> Merged:
+    first: dict[float, int] = {}
+    firsts = [first.setdefault(float(number), row) for row, number in enumerate(same)]
+    for column, values in columns.items():
+        differing = np.flatnonzero(
+            (values != values[firsts]) & ~(np.isnan(values) & np.isnan(values[firsts]))
+        )
+        if len(differing):
+            raise TableError(
+                f"{name}: rows {firsts[differing[0]]} and {differing[0]} are said to be the same network but differ in "
+                f"column {column!r}"
+            )
+    stands = {places[row]: places[one] for row, one in enumerate(firsts) if one != row}
+    return Merged(tuple(choices), stands)
 
 
 def cell_operations(architecture: str) -> list[str]:
@@ -158,6 +196,22 @@ def cell_operations(architecture: str) -> list[str]:
             return []
         operations += [operation for operation, _ in edges]
     return operations
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The fold of a table in which networks are written in several ways: to the first way each is written, both as
+    the places of their options."""
+
+    choices: tuple[Choice, ...]
+    stands: Mapping[tuple[int, ...], tuple[int, ...]]
+
+    def __call__(self, point: Point) -> Point:
+        places = tuple(choice.index(point[choice.name]) for choice in self.choices)
+        stands = self.stands.get(places, places)
+        return {
+            choice.name: choice.options[place] for choice, place in zip(self.choices, stands, strict=True)
+        }
 
 
 @dataclass(frozen=True)

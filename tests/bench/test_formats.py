@@ -62,7 +62,7 @@ def test_the_command_adds_accuracies(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert done.exit_code == 0 and "40 architectures, 8 columns" in done.output, done.output
     table = tabular.load("t.parquet")
     assert table.values("acc")[table.row(table.point(CELLS[7]))] == 7
-    assert len(table.space.describe(table.at(0))) == 31  # known as cells
+    assert len(table.space.describe(table.at(0))) == 17  # known as cells
 
 
 class Evil:

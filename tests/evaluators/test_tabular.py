@@ -70,6 +70,20 @@ def test_a_table_knows_its_rows_points_and_columns(tmp_path: Path) -> None:
         table.point("|none~0|")
 
 
+def test_rows_of_one_network_are_one_point_in_meaning(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("arch_str,error,id\n0:0,3,1\n0:1,2,2\n1:0,2,2\n1:1,1,3\n")
+    plain, merged = load(tmp_path / "t.csv"), load(tmp_path / "t.csv", same_column="id")
+    one, two = merged.at(1), merged.at(2)
+    assert plain.space.key(one) != plain.space.key(two)
+    assert merged.space.key(one) == merged.space.key(two) and merged.space.canonical(two) == one
+    assert len({merged.space.key(merged.at(row)) for row in range(4)}) == 3
+    (tmp_path / "t.csv").write_text("arch_str,error,id\n0:0,3,1\n0:1,2,2\n1:0,4,2\n")
+    with pytest.raises(
+        TableError, match="rows 1 and 2 are said to be the same network but differ in column 'error'"
+    ):
+        load(tmp_path / "t.csv", same_column="id")
+
+
 def test_a_csv_file_keeps_leading_zeros(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("arch_str,error\n001,1\n010,2\n110,\n")
     table = load(tmp_path / "t.csv")
