@@ -64,7 +64,7 @@ class Settings(BaseModel):
 
 
 class Named(Settings):
-    """Something by its name, with arguments if it takes any: `tpe`, or `{name: tpe, multivariate: true}`."""
+    """Something by its name, with arguments if it takes any: `tpe`, or `{name: nsga2, population: 40}`."""
 
     name: Text
     arguments: dict[str, JsonValue] = {}
