@@ -229,7 +229,9 @@ def describe(
 
 @app.command()
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="HW-NAS-Bench-v1_0.pickle.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The benchmark's file, or NATS-Bench's folder.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The table to write.")],
     add: Annotated[
         Path | None,
@@ -241,16 +243,18 @@ def convert(
         str, typer.Option("--arch-column", metavar="COLUMN", help="That table's column of architectures.")
     ] = "arch_str",
 ) -> None:
-    """Make a table of the official file of HW-NAS-Bench: latencies and energies of NAS-Bench-201's cells."""
+    """Make a table of an official file of NAS-Bench-101, NATS-Bench (with NAS-Bench-201's cells) or HW-NAS-Bench."""
     from nasflow.bench import formats
     from nasflow.files import replacing
 
-    found = formats.hw_nas_bench(file)
+    found = formats.read(file)
     if add is not None:
         found = formats.joined(found, add, arch_column)
     with replacing(out) as part:
         found.to_parquet(part, index=False)
-    console().print(f"{out}: {len(found):,} architectures, {len(found.columns)} columns", markup=False)
+    console().print(
+        f"{out}: {len(found):,} architectures, {len(found.columns)} columns", markup=False, soft_wrap=True
+    )
 
 
 def _objective(text: str) -> Objective:

@@ -1,4 +1,4 @@
-"""HW-NAS-Bench's file, for which one of the same structure is made here."""
+"""HW-NAS-Bench's file, for which one of the same structure is made here, and what all formats share."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nasflow.bench import formats
+from nasflow.bench.formats import hw_nas_bench
 from nasflow.cli import app
 from nasflow.evaluators import tabular
 from nasflow.evaluators.tabular import TableError
@@ -43,7 +44,7 @@ def official() -> dict[str, Any]:
 @pytest.mark.parametrize("protocol", [2, pickle.HIGHEST_PROTOCOL])
 def test_the_file_becomes_a_table(tmp_path: Path, protocol: int) -> None:
     (tmp_path / "hw.pickle").write_bytes(pickle.dumps(official(), protocol))
-    found = formats.hw_nas_bench(tmp_path / "hw.pickle")
+    found = hw_nas_bench.read(tmp_path / "hw.pickle")
     assert found.arch_str.tolist() == CELLS
     assert found.columns.tolist()[1:4] == [
         "cifar10_edgegpu_latency_ms",
@@ -74,14 +75,28 @@ def test_nothing_but_data_is_unpickled(tmp_path: Path) -> None:
     file = tmp_path / "hw.pickle"
     file.write_bytes(pickle.dumps({"nasbench201": Evil()}))
     with pytest.raises(TableError, match=r"the file asks for (builtins|__builtin__)\.exec"):
-        formats.hw_nas_bench(file)
+        hw_nas_bench.read(file)
     file.write_bytes(b"no pickle")
     with pytest.raises(TableError, match="cannot be read as a pickle"):
-        formats.hw_nas_bench(file)
+        hw_nas_bench.read(file)
     file.write_bytes(pickle.dumps({"other": 1}))
     with pytest.raises(TableError, match="with 'nasbench201' in it"):
-        formats.hw_nas_bench(file)
+        hw_nas_bench.read(file)
     file.write_bytes(pickle.dumps(official()))
     pd.DataFrame({"arch_str": ["a", "b"]}).to_csv(tmp_path / "other.csv")
     with pytest.raises(TableError, match="no architecture of 'arch_str' is one of"):
-        formats.joined(formats.hw_nas_bench(file), tmp_path / "other.csv", "arch_str")
+        formats.joined(hw_nas_bench.read(file), tmp_path / "other.csv", "arch_str")
+
+
+def test_files_are_known_by_their_ending(tmp_path: Path) -> None:
+    for name, message in {
+        "hw.pickle": "cannot be read as a pickle",
+        "NATS.pickle.pbz2": "cannot be read as a pickle",
+        "nasbench.tfrecord": "ends within record 0",
+        "NAS-Bench-201-v1_1.pth": "expected nasbench_only108.tfrecord or",
+    }.items():
+        (tmp_path / name).write_bytes(b"other")
+        with pytest.raises(TableError, match=message):
+            formats.read(tmp_path / name)
+    with pytest.raises(TableError, match="no such file"):
+        formats.read(tmp_path / "absent.pickle")
