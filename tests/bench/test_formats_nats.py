@@ -113,6 +113,24 @@ def test_the_folder_becomes_a_table(folder: Path) -> None:
     assert found.imagenet16_120_latency_ms.tolist() == pytest.approx([15] * 3)
 
 
+def test_where_seeds_differ_in_costs_one_is_trusted(folder: Path) -> None:
+    for index, seed in ((1, 777), (2, 888)):
+        other = results(index)
+        other["200"]["all_results"]["cifar10", seed]["flop"] = 99.0
+        other["12"]["all_results"]["cifar10", 777]["params"] = 99.0  # the longest training counts
+        save(other, folder / f"{index:06d}.pickle.pbz2")
+    found = nats.read(folder)
+    assert found.cifar10_flops_M.tolist() == [15.25, 15.25, 99]
+    assert found.cifar10_params_M.tolist() == [0.5, 1.5, 2.5]
+    unknown = results(0)
+    trials = unknown["200"]["all_results"]
+    trials["cifar10", 777] = trials["cifar10", 888] | {"flop": 98.0}
+    trials["cifar10", 999] = trials.pop(("cifar10", 888))
+    unknown["200"]["dataset_seed"]["cifar10"] = [777, 999]
+    save(unknown, folder / "000000.pickle.pbz2")
+    assert np.isnan(nats.read(folder).cifar10_flops_M[0])
+
+
 def test_one_file_says_the_same(folder: Path, tmp_path: Path) -> None:
     everything = {
         "meta_archs": CELLS,
