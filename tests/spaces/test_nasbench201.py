@@ -219,7 +219,7 @@ def test_features_say_what_is_on_the_paths():
     assert found[8:11] == [0, pytest.approx(4 / 3), 3]  # layers on a path
     assert found[11] == 2  # larger convolutions
     assert found[12:14] == [0, 1]  # pools
-    assert found[14] == 1 + 3 / 2  # the path of three layers has a pool
+    assert found[14] == 3 + 1 / 2  # the path of one layer has a pool
     assert found[15:] == [1, 1]  # a path without layers beside others; connected
 
 
