@@ -28,7 +28,7 @@ from scipy.special import ndtr
 from nasflow import pareto
 from nasflow.space import Point, Scalar, Space
 from nasflow.strategies.encoding import Encoded, Encoder, Numbers
-from nasflow.strategies.gaussian import Model
+from nasflow.strategies.gaussian import Gaussian, Model
 from nasflow.strategies.improvement import expected_improvement
 from nasflow.strategies.population import Unseen
 from nasflow.study import Metrics, Objective, Proposal, Trial
@@ -72,6 +72,7 @@ class Auto:
         self._looked: dict[str, Point] = {}  # all that were asked for as looks
         self._known: dict[str, tuple[Point, Metrics]] = {}  # what `cheap` said
         self._unseen = Unseen(space, seed)
+        self._pay = np.inf  # how much surer, in nats a network, looks make what is foretold
         self._since = 0  # looks asked for after the last full training was
         self._start = self._spread(_looks(self._look) if self._look < 1 else START)
 
@@ -125,7 +126,7 @@ class Auto:
         rng = np.random.default_rng((self._seed, len(self._told) + len(self._open), len(self._looked)))
         within = [t for t in done if not sum(o.violation(t.metrics) for o in self._optimised + self._limited)]
         candidates = self._candidates(within or done, rng)
-        enough_looks = self._since >= max(1, int(0.5 / self._look))
+        enough_looks = self._since >= max(1, int(0.5 / self._look)) or self._pay < self._look
         if self._look < 1 and enough_looks:
             candidates = [
                 point for point in candidates if self._space.key(point) in self._looked
@@ -217,32 +218,39 @@ class Auto:
             already = self._exactly(objective, waiting)
             assert already is not None
             return _Belief(scale.apply(exact), np.zeros(len(exact)), scale.apply(already), np.inf, scale)
-        told = self._encoder.encode([trial.point for trial in rows])
-        pending = self._encoder.encode(waiting)
-        sample = self._sample
-        if self._look < 1 and objective is self._optimised[0]:
-            told, pending, points, sample = self._with_looks(
-                (told, [trial.point for trial in rows]),
-                (pending, waiting),
-                (points, candidates),
-                (sample, self._encoder.sample),
-            )
         chosen = self._chosen(rows)
-        looks = told.numbers.shape[1] > self._sample.numbers.shape[1]
-        model = self._model(f"{objective.metric} after looks" if looks else objective.metric)
-        process = model.learn(told[chosen], scale.apply(losses)[chosen])
-        usual = float(np.median(process.predict(sample)[0]))
-        believed = process.predict(pending)[0] if waiting else np.zeros(0)
+        scaled = scale.apply(losses)[chosen]
+        told = _Looked(self._encoder.encode([trial.point for trial in rows]))
+        pending, asked, sample = (
+            _Looked(self._encoder.encode(waiting)),
+            _Looked(points),
+            _Looked(self._sample),
+        )
+        process = self._model(objective.metric).learn(told.points[chosen], scaled)
+        if self._look < 1 and objective is self._optimised[0]:
+            looked = self._with_looks(
+                (told.points, [trial.point for trial in rows]),
+                (pending.points, waiting),
+                (points, candidates),
+                (self._sample, self._encoder.sample),
+            )
+            if looked is not None:
+                after = self._model(f"{objective.metric} after looks").learn(looked[0].points[chosen], scaled)
+                self._pay = (after.left_out() - process.left_out()) / len(scaled)
+                if self._pay > 0:
+                    process, (told, pending, asked, sample) = after, looked
+        usual = float(np.median(process.predict(sample.points)[0]))
+        believed = process.predict(pending.points)[0] if waiting else np.zeros(0)
         if waiting:
-            process = process.believing(pending, believed)
-        mean, deviation = process.predict(points)
+            process = process.believing(pending.points, believed)
+        mean, deviation = asked.predicted(process)
         return _Belief(mean, deviation, believed, usual, scale)
 
-    def _with_looks(self, *asked: tuple[Encoded, Sequence[Point]]) -> list[Encoded]:
-        """Points with what a look at them says, or is believed to say, as one more number."""
+    def _with_looks(self, *asked: tuple[Encoded, Sequence[Point]]) -> list[_Looked] | None:
+        """Points with what a look at them says, or is believed to say, as one more number; None without looks."""
         looks = [trial for trial in self._looks.values() if self._optimised[0].metric in trial.metrics]
         if len(looks) < 2:
-            return [encoded for encoded, _ in asked]
+            return None
         losses = np.array([self._optimised[0].loss(trial.metrics) for trial in looks])
         said = _Scale.of(losses).apply(losses)
         known = dict(zip((self._space.key(trial.point) for trial in looks), said, strict=True))
@@ -251,10 +259,13 @@ class Auto:
         process = self._model("look").learn(rows[recent], said[recent])
         found = []
         for encoded, points in asked:
-            values = process.predict(encoded)[0] if points else np.zeros(0)
+            values, unsure = process.predict(encoded) if points else (np.zeros(0), np.zeros(0))
             for index, point in enumerate(points):
-                values[index] = known.get(self._space.key(point), values[index])
-            found.append(encoded.beside((values - said.mean()) / (said.std() or 1.0)))
+                key = self._space.key(point)
+                if key in known:
+                    values[index], unsure[index] = known[key], 0.0
+            unit = said.std() or 1.0
+            found.append(_Looked(encoded.beside((values - said.mean()) / unit), unsure / unit))
         return found
 
     def _rows(self, objective: Objective) -> list[Trial]:
@@ -336,6 +347,25 @@ class _Scale:
     def apply(self, losses: Numbers) -> Numbers:
         above = (losses - self.best) / self.unit
         return np.where(above > 0, np.log1p(np.maximum(above, 0.0)), above)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """Points of which the last number is what a look says, `unsure` (points,) by that standard deviation; None if
+    they have no such number."""
+
+    points: Encoded
+    unsure: Numbers | None = None
+
+    def predicted(self, process: Gaussian) -> tuple[Numbers, Numbers]:
+        """Mean and deviation (points,), to which a look that has not been taken adds what it might change."""
+        mean, deviation = process.predict(self.points)
+        if self.unsure is not None:
+            numbers = self.points.numbers.copy()
+            numbers[:, -1] += self.unsure
+            higher, _ = process.predict(Encoded(self.points.categories, numbers, self.points.counts))
+            deviation = np.hypot(deviation, higher - mean)
+        return mean, deviation
 
 
 @dataclass(frozen=True)
