@@ -19,8 +19,8 @@ import torch
 from _results import write
 from torch import nn
 
-from nasflow.device import Device, Latency, connect, load_profile
 from nasflow.export import to_onnx
+from nasflow.hardware import Device, Latency, connect, load_profile
 
 PROCESSES, SAME, DIFFERENT = 10, 40, 20
 MOST_CV, MOST_ALARMS = 3, 5  # percent

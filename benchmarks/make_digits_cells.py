@@ -32,11 +32,11 @@ from _results import machine
 from torch import nn
 
 from nasflow.data import Data, DataSettings, load
-from nasflow.device import connect, load_profile
 from nasflow.errors import NasflowError
 from nasflow.evaluators import counts
 from nasflow.export import to_onnx
 from nasflow.files import replacing
+from nasflow.hardware import connect, load_profile
 from nasflow.space import Point
 from nasflow.spaces import nasbench201
 from nasflow.training import Recipe, seeded, train

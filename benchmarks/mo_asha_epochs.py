@@ -4,12 +4,13 @@
 
 The space, limit and augmentation of experiments/mnist.yaml on 1,600 of its images, in batches of 16 so that one epoch
 is training enough to say something; error and multiply-adds as objectives, so that nothing depends on how busy the
-machine is. NSGA-II trains every network for 18 epochs; MO-ASHA, with the same seed, gets two fifths of these epochs in
-all, for trainings of two epochs and of eighteen, and is judged by the latter alone. (In an earlier form of this the
-trainings were of one epoch and of nine, and 40 of them: there, one seed in three got as far in a third of the epochs.) What is reported is at which share of NSGA-II's epochs its hypervolume is that of
-NSGA-II at the end; one that never is counts as 1. Hypervolume: objectives scaled by ideal and nadir of the front of
-everything fully trained here whose error is within 10 points of the best, reference 1.1. Stopped, it goes on from
-what is in --out. Takes an hour of one core.
+machine is. NSGA-II trains every network for 18 epochs; MO-ASHA, with the same seed, gets two fifths of these epochs
+in all, for trainings of two epochs and of eighteen, and is judged by the latter alone. (In an earlier form of this
+the trainings were of one epoch and of nine, and 40 of them: there, one seed in three got as far in a third of the
+epochs.) What is reported is at which share of NSGA-II's epochs its hypervolume is that of NSGA-II at the end; one
+that never is counts as 1. Hypervolume: objectives scaled by ideal and nadir of the front of everything fully trained
+here whose error is within 10 points of the best, reference 1.1. Stopped, it goes on from what is in --out. Takes an
+hour of one core.
 """
 
 from __future__ import annotations

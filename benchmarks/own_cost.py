@@ -58,7 +58,8 @@ def timed(owner, name, label, generator=False):
 from nasflow.experiment import load
 experiment = load("digits")
 from flows.pipeline import run_pipeline
-from nasflow import device, pool, study
+from nasflow import pool, study
+from nasflow.hardware import device
 from nasflow.evaluators import counts
 import nasflow.stages
 compress, deploy = (sys.modules[f'nasflow.stages.{name}'] for name in ('compress', 'deploy'))

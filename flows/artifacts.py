@@ -27,9 +27,9 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 
 from flows.lineage import front_rows, front_table
+from nasflow.hardware import Latency
 from nasflow.report import answer, front_svg
 from nasflow.stages import STAGES
-from nasflow.timing import Latency
 
 EVERY_S = 1.0  # between two updates of a progress bar
 

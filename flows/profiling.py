@@ -11,9 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from flows import artifacts
 from flows.forms import form
 from flows.stages import UNAVAILABLE_AGAIN, completed, failed
-from nasflow.device import DeviceError, connect, load_profile
 from nasflow.errors import NasflowError
-from nasflow.timing import Latency
+from nasflow.hardware import DeviceError, Latency, connect, load_profile
 
 
 @task(task_run_name="measure on {device}", cache_policy=NO_CACHE, **UNAVAILABLE_AGAIN)

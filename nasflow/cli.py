@@ -156,14 +156,14 @@ def retrain(
 @app.command()
 def devices() -> None:
     """List the devices that nasflow knows, and which of them answer."""
-    from nasflow import device, show
+    from nasflow import hardware, show
     from nasflow.errors import Unavailable
 
     table = show.devices()
-    for name in device.profiles():
-        profile = device.load_profile(name)
+    for name in hardware.profiles():
+        profile = hardware.load_profile(name)
         try:
-            device.connect(profile).check()
+            hardware.connect(profile).check()
             table.add_row(name, "answers", profile.description, style="bold")
         except Unavailable:
             table.add_row(name, "not connected", profile.description)
@@ -185,8 +185,7 @@ def profile(
     """Measure how long an exported network takes on a device."""
     from dataclasses import asdict
 
-    from nasflow import device as known
-    from nasflow import show
+    from nasflow import hardware, show
     from nasflow.files import write_json
 
     if (file is None) == (compare is None):
@@ -194,7 +193,7 @@ def profile(
     for given in [file] if file else compare or ():
         if not given.is_file():
             raise NasflowError(f"{given}: no such file; expected an exported network such as model.onnx")
-    connected = known.connect(known.load_profile(device))
+    connected = hardware.connect(hardware.load_profile(device))
     with terminal.interruptible("nothing was written"):
         if file is not None:
             latency = connected.latency(file)
@@ -220,7 +219,7 @@ def serve() -> None:
 
 def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -> None:
     """Carry out an experiment, or show its result at once if there is nothing left to do."""
-    from nasflow import device, runs
+    from nasflow import hardware, runs
 
     folder, console = out or runs.RUNS / experiment.name, terminal.console()
     summary = None if fresh else runs.finished(experiment, folder)
@@ -229,7 +228,7 @@ def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -
         console.print("\n[bold]Finished already[/]; --fresh starts anew.", highlight=False)
         return
     for name in experiment.devices:
-        device.load_profile(name)  # a slip in a name is told at once, not after all that is slow to start
+        hardware.load_profile(name)  # a slip in a name is told at once, not after all that is slow to start
     with terminal.interruptible("stopped; what is finished is kept: run the same command again to go on"):
         from flows.pipeline import run_pipeline
 

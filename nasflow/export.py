@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nasflow import runner
 from nasflow.errors import NasflowError
 from nasflow.files import replacing
+from nasflow.hardware import runner
 
 Images = NDArray[np.float32]
 Logits = NDArray[np.float32]

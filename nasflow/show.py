@@ -17,8 +17,8 @@ from rich.text import Text
 from nasflow.report import facts, words
 
 if TYPE_CHECKING:  # both are slow to import, and not needed to show a run
+    from nasflow.hardware import Comparison, Latency
     from nasflow.plan import Plan
-    from nasflow.timing import Comparison, Latency
 
 COLOURS = {"done": "green", "failed": "red", "infeasible": "red", "running": "yellow"}
 

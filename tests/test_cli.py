@@ -298,7 +298,7 @@ def test_report_is_written_anew(nasflow):
 
 
 def test_devices_lists_every_profile_and_whether_it_answers(nasflow):
-    from nasflow.device import profiles
+    from nasflow.hardware import profiles
 
     code, out, _ = nasflow("devices")
     assert code == 0 and all(name in out for name in profiles())
@@ -306,8 +306,8 @@ def test_devices_lists_every_profile_and_whether_it_answers(nasflow):
 
 
 def test_profile_measures_a_file_and_keeps_every_sample(nasflow, folder):
-    from nasflow.device import reference_network
-    from nasflow.timing import Latency
+    from nasflow.hardware import Latency
+    from nasflow.hardware.device import reference_network
 
     (folder / "net.onnx").write_bytes(reference_network())
     code, out, _ = nasflow("profile", "local-cpu", "net.onnx", "--json", "out/told.json")
@@ -317,7 +317,7 @@ def test_profile_measures_a_file_and_keeps_every_sample(nasflow, folder):
 
 
 def test_profile_compares_two_files(nasflow, folder):
-    from nasflow.device import reference_network
+    from nasflow.hardware.device import reference_network
 
     for name in ("a.onnx", "b.onnx"):
         (folder / name).write_bytes(reference_network())

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.main import get_command
 
 import nasflow
-from nasflow import cli, device, stages
+from nasflow import cli, hardware, stages
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -127,7 +127,7 @@ def test_every_experiment_of_the_how_to_is_tried_or_is_a_device():
 
 
 def test_the_device_of_the_how_to_can_be_asked(somewhere):
-    profile = device.load_profile("boards/lab-pc.yaml")
+    profile = hardware.load_profile("boards/lab-pc.yaml")
     assert (profile.name, profile.reach.threads, profile.facts[0].value) == ("lab-pc", 2, 16)
 
 

@@ -81,7 +81,8 @@ def test_the_version_is_the_same_everywhere():
 
 def test_outside_a_checkout_experiments_and_devices_are_found(unpacked, tmp_path):
     code = (
-        "import nasflow, sys; from nasflow.experiment import load, shipped; from nasflow.device import profiles;"
+        "import nasflow, sys; from nasflow.experiment import load, shipped;"
+        "from nasflow.hardware import profiles;"
         "print(nasflow.__file__, *shipped(), load('digits').name, 'local-cpu' in profiles())"
     )
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}

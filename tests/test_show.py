@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from nasflow import show
-from nasflow.timing import Comparison, Latency
+from nasflow.hardware import Comparison, Latency
 
 SUMMARY = json.loads((Path(__file__).parent / "data" / "summary.json").read_text())
 

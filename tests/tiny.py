@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from nasflow import data as datasets
-from nasflow import device, stages
-from nasflow.device import Comparison, Latency
+from nasflow import stages
 from nasflow.experiment import Experiment, from_mapping
+from nasflow.hardware import Comparison, Latency, device
 from nasflow.pool import InProcess
 from nasflow.stages import Run
 

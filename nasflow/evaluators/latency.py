@@ -10,9 +10,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from nasflow.device import Device, DeviceError, Latency
 from nasflow.export import to_onnx
 from nasflow.files import FolderError, read_json, sha256, write_json
+from nasflow.hardware import Device, DeviceError, Latency
 from nasflow.space import Scalar, point_key
 from nasflow.study import Metrics, Trial
 

@@ -17,12 +17,12 @@ from nasflow import names, pareto
 from nasflow.compression import prune, quantize
 from nasflow.compression.quantize import QuantizeError
 from nasflow.data import Data
-from nasflow.device import Device, DeviceError
 from nasflow.errors import NasflowError
 from nasflow.evaluators.accuracy import Accuracy
 from nasflow.evaluators.counts import Counts
 from nasflow.evaluators.latency import MeasuredLatency
 from nasflow.export import ExportError, predict, to_onnx
+from nasflow.hardware import Device, DeviceError
 from nasflow.loop import Evaluate
 from nasflow.loop import run as search_loop
 from nasflow.network import Network, Pruning

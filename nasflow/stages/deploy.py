@@ -17,10 +17,10 @@ import numpy as np
 
 from nasflow import data as datasets
 from nasflow import pareto
-from nasflow.device import Latency
 from nasflow.evaluators.counts import Counts
 from nasflow.export import parity, predict, to_onnx
 from nasflow.files import read_json, sha256, write_json
+from nasflow.hardware import Latency
 from nasflow.network import Network
 from nasflow.stages.compress import quantised, validation_error
 from nasflow.stages.run import TRAINING_MEMORY, Run, RunError

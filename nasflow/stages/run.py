@@ -29,7 +29,7 @@ from typing import Any
 import psutil
 
 from nasflow import data as datasets
-from nasflow import device as devices
+from nasflow import hardware
 from nasflow.errors import NasflowError
 from nasflow.experiment import Experiment, differences, dump, objectives
 from nasflow.files import FolderError, locked, read_json, sha256, sweep, write_json, write_text
@@ -106,8 +106,8 @@ class Run:
         return (*objectives(self.experiment), cap)
 
     @cached_property
-    def devices(self) -> list[devices.Device]:
-        return [devices.connect(devices.load_profile(name)) for name in self.experiment.devices]
+    def devices(self) -> list[hardware.Device]:
+        return [hardware.connect(hardware.load_profile(name)) for name in self.experiment.devices]
 
     @property
     def workers(self) -> int:

@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from nasflow import timing
-from nasflow.device import DeviceError, Latency, Profile, Unreachable, connect
 from nasflow.evaluators.latency import MeasuredLatency
 from nasflow.export import ExportError
+from nasflow.hardware import DeviceError, Latency, Profile, Unreachable, connect, timing
 from nasflow.study import Trial
 
 ENVIRONMENT = {"date": "2026-11-22T00:00:00Z", "cpu": "a test"}

@@ -11,10 +11,10 @@ from tiny import experiment, opened
 
 from nasflow import names, stages
 from nasflow.compression.quantize import QuantizeError
-from nasflow.device import DeviceError
 from nasflow.errors import NasflowError
 from nasflow.export import predict
 from nasflow.files import read_json
+from nasflow.hardware import DeviceError
 from nasflow.space import Choice, Space
 from nasflow.stages.compress import first_policies, picked, quantised, validation_error, whole_policy
 from nasflow.study import Objective

@@ -9,8 +9,8 @@ from tiny import experiment, opened
 
 from nasflow import names, stages
 from nasflow.data import DataError
-from nasflow.device import Unreachable
 from nasflow.errors import NasflowError
+from nasflow.hardware import Unreachable
 
 
 def defined(data, folder, **changes):

@@ -13,9 +13,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from nasflow import runner
-from nasflow.device import reference_network
-from nasflow.runner import CannotRun, Plan
+from nasflow.hardware import runner
+from nasflow.hardware.device import reference_network
+from nasflow.hardware.runner import CannotRun, Plan
 
 
 class Machine:

@@ -3,6 +3,7 @@ import datetime
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -17,14 +18,23 @@ import torch
 import yaml
 from torch import nn
 
-from nasflow import device as devices
-from nasflow.device import DeviceError, Latency, Profile, Unreachable, connect, load_profile, profiles
+import nasflow
 from nasflow.errors import Unavailable
 from nasflow.export import to_onnx
+from nasflow.hardware import (
+    DeviceError,
+    Latency,
+    Profile,
+    Unreachable,
+    connect,
+    load_profile,
+    profiles,
+)
+from nasflow.hardware import device as devices
 from nasflow.names import UnknownName
 from nasflow.yamlfile import FileError
 
-SHELF = Path(__file__).parents[1] / "hardware_profiles"
+SHELF = Path(__file__).parents[2] / "hardware_profiles"
 
 
 def local(budget_s=0.1, **reach):
@@ -142,14 +152,13 @@ def test_a_wrong_profile_is_refused_with_file_and_key(content, said, tmp_path):
 def test_profiles_travel_inside_an_installed_package(tmp_path):
     package = tmp_path / "nasflow"
     package.mkdir()
-    for module in Path(devices.__file__).parent.glob("*.py"):
+    for module in Path(nasflow.__file__).parent.glob("*.py"):
         (package / module.name).symlink_to(module)
-    (package / "device.py").unlink()
-    (package / "device.py").write_bytes(Path(devices.__file__).read_bytes())
+    shutil.copytree(Path(devices.__file__).parent, package / "hardware")
     (package / "hardware_profiles").symlink_to(SHELF)
     (tmp_path / "hardware_profiles").mkdir()  # somebody else's, beside the package
     told = subprocess.run(
-        [sys.executable, "-c", "from nasflow import device; print(device.profiles(), device.__file__)"],
+        [sys.executable, "-c", "from nasflow import hardware; print(hardware.profiles(), hardware.__file__)"],
         env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert "'local-cpu'" in told.stdout and str(tmp_path) in told.stdout, told.stderr
@@ -333,7 +342,7 @@ def test_a_home_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
 
 def test_a_killed_caller_leaves_no_measuring_behind(files):
     program = (
-        "from pathlib import Path; from nasflow.device import *;"
+        "from pathlib import Path; from nasflow.hardware.device import *;"
         "d = connect(Profile(name='here', description='', reach={'backend': 'local'}), budget_s=100, precision=0.0);"
         f"d.latency(Path({str(files['small'])!r}))"
     )

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nasflow import timing
-from nasflow.timing import Comparison, Latency
+from nasflow.hardware import Comparison, Latency, timing
 
 ENVIRONMENT = {"date": "2026-11-22T00:00:00Z", "cpu": "a test"}
 

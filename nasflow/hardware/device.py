@@ -1,13 +1,8 @@
-"""Devices: what is known about a board or processor, and how it is asked how long a network takes on it.
-
-A profile is a YAML file: facts with unit, source and date, and how the device is reached. Those that come with
-nasflow lie in hardware_profiles/; one of your own is given by its path.
-"""
+"""Devices: how a board or processor is asked how long a network takes on it."""
 
 from __future__ import annotations
 
 import base64
-import datetime
 import functools
 import json
 import os
@@ -19,18 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from nasflow import runner, timing, yamlfile
 from nasflow.errors import NasflowError, Unavailable
 from nasflow.files import locked
-from nasflow.names import UnknownName, nearest
-from nasflow.timing import Comparison, Latency
-
-__all__ = ["Comparison", "Device", "DeviceError", "Latency", "Local", "Profile", "Unreachable", "connect",
-           "load_profile", "profiles"]  # fmt: skip
+from nasflow.hardware import runner, timing
+from nasflow.hardware.profile import Profile
+from nasflow.hardware.timing import Comparison, Latency
 
 LOADS = (3, 200)  # of every file; between them, precision and budget decide
 LOADS_COMPARED = (8, 16)  # eight is the least of which a test can say anything at 1 %
@@ -43,80 +33,6 @@ class DeviceError(NasflowError):
 
 class Unreachable(Unavailable):
     """A device that does not answer at all."""
-
-
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Fact(_Settings):
-    """One thing known about a device. `date` is the day its source was read.
-
-    `kind`: vendor (the maker says so), measured (somebody did), derived (computed from other facts, `note` says
-    how) or secondary (a page that quotes the maker).
-    """
-
-    quantity: str
-    value: int | float | str
-    unit: str
-    kind: Literal["vendor", "measured", "derived", "secondary"]
-    source: str
-    date: datetime.date
-    note: str = ""
-
-
-class Reach(_Settings):
-    """How a device is asked: `local` is the machine that nasflow runs on, `none` is not at hand.
-
-    `core` is the one that calls run on; without it, the least busy of the fastest. `python` is the interpreter
-    that has the runtime; without it, the one that nasflow runs in.
-    """
-
-    backend: Literal["local", "none"]
-    runtime: Literal["onnxruntime"] = "onnxruntime"
-    threads: int = Field(default=1, ge=1)
-    core: int | None = Field(default=None, ge=0)
-    python: str | None = None
-
-
-class Profile(_Settings):
-    """What a device is, what is known about it and how it is reached. Its name is that of its file."""
-
-    name: str
-    description: str
-    facts: tuple[Fact, ...] = ()
-    reach: Reach
-    batch: int = Field(default=1, ge=1)
-
-
-def profiles() -> list[str]:
-    """The names of the profiles that come with nasflow."""
-    return sorted(file.stem for file in _shelf().glob("*.yaml"))
-
-
-def load_profile(name: str | Path) -> Profile:
-    """The profile with this name, or in this file. Raises UnknownName or FileError."""
-    file = Path(name)
-    if file.suffix not in (".yaml", ".yml"):
-        file = _shelf() / f"{name}.yaml"
-        if not file.is_file():
-            raise UnknownName(
-                f"unknown device {str(name)!r}: {nearest(str(name), profiles())};"
-                " a profile of your own is given by its file: boards/my-board.yaml"
-            )
-    raw = yamlfile.read(file)
-    if "name" in raw:
-        raise yamlfile.FileError(
-            f"{yamlfile.shown_path(file)}: name: expected none, a device is called as its file"
-        )
-    return yamlfile.check(Profile, {**raw, "name": file.stem}, yamlfile.shown_path(file))
-
-
-def _shelf() -> Path:
-    """The folder of profiles: inside an installed package, beside the package in a checkout."""
-    package = Path(__file__).parent
-    inside = package / "hardware_profiles"
-    return inside if inside.is_dir() else package.parent / "hardware_profiles"
 
 
 class Device(Protocol):
@@ -179,7 +95,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class Local:
-    """The processor that nasflow itself runs on; files are timed in a process of their own (nasflow/runner.py)."""
+    """The processor that nasflow itself runs on; files are timed in a process of their own (runner.py)."""
 
     profile: Profile
     budget_s: float
