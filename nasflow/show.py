@@ -136,7 +136,7 @@ def latency(device: str, file: Path, measured: Latency, console: Console) -> Non
         f"{file} on {device}", _number("p50"), _number("95 % interval"), _number("p90"), _number("calls")
     )
     table.add_row("one answer", *_times(measured))
-    table.add_row("reference", f"{words.digits(measured.reference_ms)} ms", "", "", "")
+    table.add_row("reference", words.amount("latency_ms", measured.reference_ms), "", "", "")
     console.print(table)
     console.print(
         f"{len(measured.loads)} loads, {measured.outliers} outliers;"

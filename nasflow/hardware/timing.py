@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 Samples = Sequence[Sequence[Sequence[int]]]
 Floats = NDArray[np.float64]
-Source = Literal["measured"]
+Source = Literal["measured", "predicted"]
 Verdict = Literal["faster", "slower", "cannot tell"]
 
 RESAMPLES = 500
@@ -33,7 +33,15 @@ class Latency:
     of them each load of the file gave. `ci` is the bootstrap 95 % interval of the p50 over loads: it speaks for
     these minutes on this machine. `outliers` are samples more than 3.5 robust standard deviations from the p50;
     they are counted, and kept. `reference_ms` is what a fixed small network took meanwhile, and `noise` how far
-    apart the middle 80 % of its rounds lay, as a share: what the machine did on its own account.
+    apart the middle 80 % of its rounds lay, as a share: what the machine did on its own account. `drift` is by
+    what share the reference became slower (+) or faster (-) from the first load to the last, 0 where that cannot
+    be told from chance. `noisy` says why the measurement is not to be trusted; it is empty where nothing is wrong.
+
+    `peak_memory_kb` is what the calls took at most, above what the idle runtime takes; `energy_mj` what one call
+    took above idling, in millijoules, with where that is from; `throughput_per_s` samples a second where many
+    are asked for at once. None where the device cannot tell.
+
+    What was predicted instead of measured (`source`) has no samples, no loads and no reference.
     """
 
     p50_ms: float
@@ -42,16 +50,27 @@ class Latency:
     samples_ms: tuple[float, ...]
     loads: tuple[int, ...]
     outliers: int
-    reference_ms: float
+    reference_ms: float | None
     noise: float
     source: Source
     date: str
     environment: Mapping[str, Any] = field(default_factory=dict)
+    p99_ms: float | None = None
+    drift: float = 0.0
+    noisy: str = ""
+    peak_memory_kb: float | None = None
+    energy_mj: float | None = None
+    energy_source: str = "unavailable"
+    throughput_per_s: float | None = None
 
     @property
     def relative(self) -> float:
         """The p50 as a multiple of the reference's. The clock of a shared machine drifts by some percent from
         minute to minute and takes both along, so this repeats better; it is no time, though."""
+        if self.reference_ms is None:
+            raise ValueError(
+                "expected a measured latency; a predicted one has no reference to be relative to"
+            )
         return self.p50_ms / self.reference_ms
 
     @property
@@ -64,29 +83,48 @@ class Latency:
 
     @classmethod
     def from_json(cls, value: Any) -> Latency:
-        """The opposite of `to_json`. ValueError says what is wrong with `value`."""
+        """The opposite of `to_json`; fields that are younger than the record get their defaults.
+
+        ValueError says what is wrong with `value`.
+        """
         try:
             low, high = map(float, value["ci"])
+            samples = tuple(map(float, value["samples_ms"]))
             latency = cls(
                 p50_ms=float(value["p50_ms"]),
                 p90_ms=float(value["p90_ms"]),
                 ci=(low, high),
-                samples_ms=tuple(map(float, value["samples_ms"])),
+                samples_ms=samples,
                 loads=tuple(map(int, value["loads"])),
                 outliers=int(value["outliers"]),
-                reference_ms=float(value["reference_ms"]),
+                reference_ms=_optional(value["reference_ms"]),
                 noise=float(value["noise"]),
                 source=value["source"],
                 date=str(value["date"]),
                 environment=dict(value["environment"]),
+                p99_ms=_optional(value.get("p99_ms", float(np.percentile(samples, 99)) if samples else None)),
+                drift=float(value.get("drift", 0.0)),
+                noisy=str(value.get("noisy", "")),
+                peak_memory_kb=_optional(value.get("peak_memory_kb")),
+                energy_mj=_optional(value.get("energy_mj")),
+                energy_source=str(value.get("energy_source", "unavailable")),
+                throughput_per_s=_optional(value.get("throughput_per_s")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a latency as nasflow writes it: {error!r}") from error
-        times = (*latency.samples_ms, latency.p50_ms, latency.reference_ms)
-        if not all(math.isfinite(ms) and ms > 0 for ms in times) or latency.source not in get_args(Source):
-            raise ValueError("expected a latency as nasflow writes it: positive times and a known source")
-        if not latency.samples_ms or sum(latency.loads) != len(latency.samples_ms):
+        reference = () if latency.reference_ms is None else (latency.reference_ms,)
+        times = (*latency.samples_ms, latency.p50_ms, *reference)
+        amounts = (latency.peak_memory_kb or 0.0, latency.energy_mj or 0.0, latency.throughput_per_s or 0.0)
+        if not all(0 < ms < math.inf for ms in times) or not all(0 <= one < math.inf for one in amounts):
+            raise ValueError("expected a latency as nasflow writes it: positive times and amounts")
+        if latency.source not in get_args(Source):
+            raise ValueError(
+                f"expected a latency as nasflow writes it: measured or predicted, got {latency.source}"
+            )
+        if sum(latency.loads) != len(latency.samples_ms):
             raise ValueError("expected a latency as nasflow writes it: as many samples as its loads gave")
+        if latency.source == "measured" and (not latency.samples_ms or latency.reference_ms is None):
+            raise ValueError("expected a latency as nasflow writes it: samples of what was measured")
         return latency
 
 
@@ -110,7 +148,7 @@ def latency(samples: Samples, reference: Samples, environment: Mapping[str, Any]
     """What the samples of one file say; `reference` are those of the reference network taken in between."""
     loads = [_flat(load) for load in samples]
     everything = np.concatenate(loads)
-    p50, p90 = np.percentile(everything, [50, 90])
+    p50, p90, p99 = np.percentile(everything, [50, 90, 99])
     rounds = np.array([np.median(block) for load in reference for block in load])
     spread = np.percentile(rounds, [10, 90])
     return Latency(
@@ -125,6 +163,7 @@ def latency(samples: Samples, reference: Samples, environment: Mapping[str, Any]
         source="measured",
         date=str(environment["date"]),
         environment=dict(environment),
+        p99_ms=float(p99),
     )
 
 
@@ -184,6 +223,10 @@ def _rank_sums(count: int) -> Floats:
         tossed[rank:] += chances / 2
         chances = tossed
     return chances
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _interval(loads: Sequence[Floats], rng: np.random.Generator) -> tuple[float, float]:

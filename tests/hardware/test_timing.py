@@ -84,10 +84,40 @@ def test_a_latency_survives_json():
     assert Latency.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
+def test_a_record_of_before_its_younger_fields_still_loads():
+    one = told(drawn(np.random.default_rng(3), loads=3))
+    old = one.to_json()
+    for key in (
+        "p99_ms",
+        "drift",
+        "noisy",
+        "peak_memory_kb",
+        "energy_mj",
+        "energy_source",
+        "throughput_per_s",
+    ):
+        del old[key]
+    loaded = Latency.from_json(old)
+    assert loaded.p99_ms == np.percentile(one.samples_ms, 99) == one.p99_ms
+    assert (loaded.noisy, loaded.energy_mj, loaded.energy_source) == ("", None, "unavailable")
+
+
+def test_what_is_predicted_has_no_samples_and_no_reference():
+    one = Latency(2.0, 2.2, (1.8, 2.2), (), (), 0, None, 0.0, "predicted", "2026-01-01")
+    assert Latency.from_json(one.to_json()) == one
+    with pytest.raises(ValueError, match="expected a measured latency"):
+        one.relative  # noqa: B018
+    with pytest.raises(ValueError, match="expected a latency"):
+        Latency.from_json({**one.to_json(), "source": "measured"})
+
+
 @pytest.mark.parametrize(
     "change",
     [
         {"p50_ms": "fast"},
+        {"reference_ms": 0.0},
+        {"energy_mj": -1.0},
+        {"throughput_per_s": float("inf")},
         {"p50_ms": float("nan")},
         {"samples_ms": []},
         {"samples_ms": [1.0, -1.0]},
