@@ -1,22 +1,32 @@
-"""Latency of candidates: each is exported, and its file measured on every device before any training is paid for."""
+"""Latency of candidates: each is exported, and its file measured on every device before any training is paid for.
+
+Where a device has a predictor, its predictions are kept beside the measurements, and believed instead of them
+where a `Foresight` says so. After every batch the predictor is refitted on what was measured.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import nn
 
+from nasflow.errors import Unavailable
+from nasflow.evaluators.foretold import Foresight, Record, Records, foretell
+from nasflow.evaluators.measured import metrics_of, only_measured
 from nasflow.export import to_onnx
-from nasflow.files import FolderError, read_json, sha256, write_json
+from nasflow.files import FolderError, sha256
 from nasflow.hardware import Device, DeviceError, Latency
-from nasflow.space import Scalar, point_key
+from nasflow.space import Scalar
 from nasflow.study import Metrics, Trial
 
 SEED = 0  # of the weights, whose values do not move the time
+
+log = logging.getLogger(__name__)
 
 
 class Architecture(Protocol):
@@ -29,15 +39,27 @@ class Architecture(Protocol):
 
 @dataclass(frozen=True)
 class MeasuredLatency:
-    """Measures a batch of trials together, and gives `latency_ms@<device>` (the p50) of each or why it has none.
+    """Measures a batch of trials together, and gives `latency_ms@<device>` (the p50) of each or why it has none; of
+    the metrics `asked` also those that come with a measurement, such as energy.
 
     A trial's folder, `folder`/NNNNN, gets the exported candidate.onnx and, for each device, its whole latency
     with all samples; a trial that has them is not measured again. Raises Unavailable if a device is away.
+
+    `foresight` has what is foretold of a device, by its name. A prediction that is believed spares the
+    measurement; all predictions of a batch come from the predictor as refitted on the trials before it, so a search
+    that is killed and goes on says the same. A device that is away then does not stop the search if predictions
+    may stand for it at all (`Foresight.width`).
     """
 
     devices: Sequence[Device]
     architecture: Architecture
     folder: Path
+    foresight: Mapping[str, Foresight] = field(default_factory=dict)
+    asked: Collection[str] = ()
+    _records: Records = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_records", Records(self.folder))
 
     def __call__(self, trials: Sequence[Trial]) -> list[Metrics | Exception]:
         files: dict[int, Path | Exception] = {}
@@ -48,36 +70,91 @@ class MeasuredLatency:
                 if isinstance(answer, Exception):
                     found[i] = answer
                 elif not isinstance(metrics, Exception):
-                    metrics[f"latency_ms@{device.name}"] = answer.p50_ms
+                    metrics.update(answer)
         return list(found)
 
     def _on(
         self, device: Device, trials: Sequence[Trial], files: dict[int, Path | Exception]
-    ) -> list[Latency | Exception]:
-        """The latency of each trial on one device, from its folder or measured now. `files` keeps the exports."""
-        found: dict[int, Latency | Exception] = {}
+    ) -> list[Metrics | Exception]:
+        """What one device says of each trial: from its record, believed, or measured now. `files` keeps the exports."""
+        found: dict[int, Metrics | Exception] = {}
+        known: dict[int, Record] = {}
         for trial in trials:
-            recorded = _read(self._record(trial, device), trial)
-            if recorded is not None:
-                found[trial.number] = recorded
-                continue
-            if trial.number not in files:
-                files[trial.number] = self._export(trial)
-            file = files[trial.number]
-            if isinstance(file, Exception):
-                found[trial.number] = file
-        new = [trial for trial in trials if trial.number not in found]
-        asked = [file for trial in new if isinstance(file := files[trial.number], Path)]
-        for trial, file, answer in zip(new, asked, _measure(device, asked), strict=True):
-            found[trial.number] = answer
-            if isinstance(answer, Latency):
-                record = {"point": trial.point, "sha256": sha256(file), "latency": answer.to_json()}
-                write_json(self._record(trial, device), record)
+            record = self._records.read(trial, device.name)
+            if record is None or (record.latency is None and not self._records.file(trial.number).exists()):
+                if trial.number not in files:
+                    files[trial.number] = self._export(trial)
+                file = files[trial.number]
+                if isinstance(file, Exception):
+                    found[trial.number] = file
+                    continue
+                record = record or Record(trial.point, sha256(file))
+            known[trial.number] = record
+        self._foretell(device, known)
+        asked = [number for number, record in known.items() if not self._settled(device, record)]
+        answers = self._measure(device, asked, known)
+        for number, record in known.items():
+            answer = answers.get(number)
+            if isinstance(answer, Exception):
+                found[number] = answer
+            elif (record := answer or record).latency is not None:
+                found[number] = _metrics(record.latency, device, self.asked)
+            else:
+                assert record.predicted is not None
+                found[number] = {f"latency_ms@{device.name}": record.predicted.p50_ms}
         return [found[trial.number] for trial in trials]
+
+    def _foretell(self, device: Device, known: dict[int, Record]) -> None:
+        """Predict what is neither predicted nor measured, and write that down before anything is measured."""
+        foresight = self.foresight.get(device.name)
+        new = [number for number, r in known.items() if r.predicted is None and r.latency is None]
+        if foresight is None or not new:
+            return
+        predictor = foresight.predictor
+        if measured := self._records.measured(device.name, before=min(known)):
+            predictor = predictor.refitted(measured)
+        for number, prediction in zip(
+            new, foretell(predictor, [self._records.file(number) for number in new]), strict=True
+        ):
+            if prediction is not None:
+                known[number] = known[number].foretold(prediction)
+                self._records.write(number, device.name, known[number])
+
+    def _settled(self, device: Device, record: Record) -> bool:
+        """Whether a trial need not be measured: it was, or what is foretold of it is believed."""
+        if record.latency is not None:
+            return True
+        foresight = self.foresight.get(device.name)
+        if foresight is None or record.predicted is None:
+            return False
+        if only_measured(device.name, self.asked):
+            return foresight.hopeless(record.predicted)
+        return foresight.believes(record.predicted)
+
+    def _measure(
+        self, device: Device, numbers: Sequence[int], known: Mapping[int, Record]
+    ) -> dict[int, Record | Exception]:
+        """What measuring these trials gives. A trial without an answer has to do with its prediction."""
+        foresight = self.foresight.get(device.name)
+        try:
+            answers = _measure(device, [self._records.file(number) for number in numbers])
+        except Unavailable as away:
+            if foresight is None or not foresight.width or only_measured(device.name, self.asked):
+                raise
+            log.warning("%s; predictions stand for it meanwhile", away)
+            return {number: away for number in numbers if known[number].predicted is None}
+        found: dict[int, Record | Exception] = {}
+        for number, answer in zip(numbers, answers, strict=True):
+            if isinstance(answer, Exception):
+                found[number] = answer
+                continue
+            found[number] = record = known[number].measured(answer)
+            self._records.write(number, device.name, record)
+        return found
 
     def _export(self, trial: Trial) -> Path | Exception:
         """The trial's network, not trained yet, as a file."""
-        file = self._folder(trial) / "candidate.onnx"
+        file = self._records.file(trial.number)
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(SEED)
@@ -88,31 +165,21 @@ class MeasuredLatency:
             return error
         return file
 
-    def _record(self, trial: Trial, device: Device) -> Path:
-        return self._folder(trial) / f"latency@{device.name}.json"
 
-    def _folder(self, trial: Trial) -> Path:
-        return self.folder / f"{trial.number:05d}"
+def _metrics(latency: Latency, device: Device, asked: Collection[str]) -> Metrics | Exception:
+    try:
+        return metrics_of(latency, device.name, asked)
+    except Unavailable as error:
+        return error
 
 
 def _measure(device: Device, files: Sequence[Path]) -> list[Latency | Exception]:
     """All files in turns; if that fails, one after the other, so that one bad file spoils no other's answer."""
+    if not files:
+        return []
     try:
         return list(device.latencies(files))
     except DeviceError as error:
         if len(files) == 1:
             return [error]
         return [_measure(device, [file])[0] for file in files]
-
-
-def _read(record: Path, trial: Trial) -> Latency | None:
-    """The latency kept for this very trial; None if there is none, or what is there is another's or broken."""
-    if not record.exists():
-        return None
-    try:
-        kept = read_json(record)
-        if point_key(kept["point"]) == point_key(trial.point):
-            return Latency.from_json(kept["latency"])
-    except (FolderError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return None
