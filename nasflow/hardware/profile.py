@@ -1,15 +1,16 @@
 """Profiles: what is known about a board or processor, and how it is reached.
 
 A profile is a YAML file: facts with unit, source and date, and how the device is reached. Those that come with
-nasflow lie in hardware_profiles/; one of your own is given by its path.
+nasflow lie in hardware_profiles/; one of your own is given by its path, and may be `like` one of nasflow's.
 """
 
 from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,8 +36,38 @@ class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+# What a fact can be about, with its unit: one vocabulary, so that two devices can be compared.
+QUANTITIES: Mapping[str, tuple[str, str]] = {
+    "cpu": ("text", "the processor cores, by name"),
+    "cpu_cores": ("cores", "how many there are"),
+    "cpu_clock": ("GHz", "the highest of the fastest cores"),
+    "gpu": ("text", "the graphics processor, by name"),
+    "gpu_cores": ("cores", "as its maker counts them"),
+    "gpu_clock": ("GHz", "its highest"),
+    "memory": ("GB", "main memory"),
+    "on_chip_memory": ("MB", "memory of an accelerator that holds weights and results"),
+    "memory_transfer_rate": ("MT/s", "of main memory"),
+    "peak_memory_bandwidth": ("GB/s", "of main memory, on paper"),
+    "memcpy_bandwidth": ("GB/s", "copied by one CPU thread (tinymembench)"),
+    "memset_bandwidth": ("GB/s", "written by one CPU thread (tinymembench)"),
+    "stream_copy_bandwidth": ("GB/s", "read and written by all CPU cores (STREAM copy)"),
+    "host_bandwidth": ("GB/s", "between an accelerator and the computer it is plugged into"),
+    "peak_fp32": ("GFLOP/s", "of all CPU cores with 32-bit floats, on paper"),
+    "gpu_peak_fp32": ("GFLOP/s", "of the GPU with 32-bit floats, on paper"),
+    "gpu_peak_fp16": ("GFLOP/s", "of the GPU with 16-bit floats, on paper"),
+    "gpu_peak_int8_sparse": ("TOP/s", "of the GPU with 8-bit integers and half of the weights 0, on paper"),
+    "npu_peak_fp16": ("GFLOP/s", "of the neural accelerator with 16-bit floats, on paper"),
+    "npu_peak_int8": ("TOP/s", "of the neural accelerator with 8-bit integers, on paper"),
+    "npu_peak": ("TOP/s", "of the neural accelerator where no precision is told, on paper"),
+    "hpl_fp64": ("GFLOP/s", "reached in High-Performance Linpack by all CPU cores with 64-bit floats"),
+    "power": ("W", "at most, of the whole module"),
+    "thermal_design_power": ("W", "that the chip's cooling is laid out for"),
+    "power_under_hpl": ("W", "of the whole board while it runs High-Performance Linpack"),
+}
+
+
 class Fact(_Settings):
-    """One thing known about a device. `date` is the day its source was read.
+    """One thing known about a device: a quantity of QUANTITIES in its unit. `date` is the day it was noted.
 
     `kind`: vendor (the maker says so), measured (somebody did), derived (computed from other facts, `note` says
     how) or secondary (a page that quotes the maker).
@@ -46,9 +77,27 @@ class Fact(_Settings):
     value: int | float | str
     unit: str
     kind: Literal["vendor", "measured", "derived", "secondary"]
-    source: str
+    source: str = Field(min_length=1)
     date: datetime.date
     note: str = ""
+
+    @model_validator(mode="after")
+    def _is_comparable(self) -> Self:
+        if self.quantity not in QUANTITIES:
+            meant = nearest(self.quantity, QUANTITIES)
+            raise ValueError(
+                f"quantity: unknown quantity {self.quantity!r}: {meant}; what has none goes into a note"
+            )
+        unit = QUANTITIES[self.quantity][0]
+        if self.unit != unit:
+            raise ValueError(f"unit: expected {unit} for {self.quantity}, got {self.unit!r}")
+        known = bool(self.value) if isinstance(self.value, str) else self.value > 0
+        if isinstance(self.value, str) != (unit == "text") or not known:
+            wanted = "a text" if unit == "text" else f"a number of {unit} above 0"
+            raise ValueError(f"value: expected {wanted}, got {self.value!r}; what is unknown is left out")
+        if self.kind == "derived" and not self.note:
+            raise ValueError("note: expected how a derived value was computed, got nothing")
+        return self
 
 
 class Reach(_Settings):
@@ -99,6 +148,20 @@ class Profile(_Settings):
     reach: Reach
     batch: int = Field(default=1, ge=1)
 
+    @model_validator(mode="after")
+    def _says_a_thing_once(self) -> Self:
+        told = [fact.quantity for fact in self.facts]
+        if twice := sorted({quantity for quantity in told if told.count(quantity) > 1}):
+            raise ValueError(
+                f"facts: expected each quantity once, got {', '.join(twice)} twice; a range goes into a note"
+            )
+        return self
+
+    def value(self, quantity: str) -> float | None:
+        """A fact's number in its unit, None where it is not known."""
+        found = (fact.value for fact in self.facts if fact.quantity == quantity)
+        return next((float(value) for value in found if not isinstance(value, str)), None)
+
 
 def profiles() -> list[str]:
     """The names of the profiles that come with nasflow."""
@@ -115,12 +178,32 @@ def load_profile(name: str | Path) -> Profile:
                 f"unknown device {str(name)!r}: {nearest(str(name), profiles())};"
                 " a profile of your own is given by its file: boards/my-board.yaml"
             )
-    raw = yamlfile.read(file)
+    raw, here = yamlfile.read(file), yamlfile.shown_path(file)
     if "name" in raw:
+        raise yamlfile.FileError(f"{here}: name: expected none, a device is called as its file")
+    if "like" in raw:
+        raw = _like(raw, here)
+    return yamlfile.check(Profile, {**raw, "name": file.stem}, here)
+
+
+def _like(raw: Mapping[str, Any], here: str) -> dict[str, Any]:
+    """What a profile says on top of nasflow's that it is `like`; of the same quantity its own fact counts."""
+    model = raw["like"]
+    if model not in profiles():
+        known = nearest(str(model), profiles())
         raise yamlfile.FileError(
-            f"{yamlfile.shown_path(file)}: name: expected none, a device is called as its file"
+            f"{here}: like: expected a device that nasflow describes, got {model!r}: {known}"
         )
-    return yamlfile.check(Profile, {**raw, "name": file.stem}, yamlfile.shown_path(file))
+    described = yamlfile.read(_shelf() / f"{model}.yaml")
+    merged = {**described, **{key: value for key, value in raw.items() if key != "like"}}
+    own = raw.get("facts", [])
+    if isinstance(own, list):
+        told = {fact.get("quantity") for fact in own if isinstance(fact, Mapping)}
+        merged["facts"] = [
+            *own,
+            *(fact for fact in described.get("facts", ()) if fact["quantity"] not in told),
+        ]
+    return merged
 
 
 def _shelf() -> Path:
