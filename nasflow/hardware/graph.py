@@ -219,7 +219,7 @@ def _data_nodes(model: onnx.ModelProto, file: Path) -> _Graph:
             if name not in tensors:
                 raise GraphError(
                     f"{file}: the shape of {name!r} around {node.op_type} {node.name!r} cannot be told; expected"
-                    " ONNX's own operators and sizes that do not depend on the data"
+                    " ONNX's own operators on sizes that fit and do not depend on the data"
                 )
         nodes.append(
             _Node(
