@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from nasflow import data as datasets
-from nasflow import stages
+from nasflow import hardware, stages
 from nasflow.experiment import Experiment, from_mapping
-from nasflow.hardware import Comparison, Latency, device
+from nasflow.hardware import Comparison, Latency
 from nasflow.pool import InProcess
 from nasflow.stages import Run
 
@@ -136,7 +136,7 @@ class Scripted:
 def world(cost: Callable[[Path], float] = by_size, *, processes: bool = False) -> Iterator[None]:
     """Within, devices are `Scripted`, and networks are trained in this process unless `processes`."""
     with contextlib.ExitStack() as stack:
-        scripted = mock.patch.object(device, "connect", lambda profile: Scripted(profile.name, cost))
+        scripted = mock.patch.object(hardware, "connect", lambda profile: Scripted(profile.name, cost))
         stack.enter_context(scripted)
         for module in () if processes else POOLED:
             stack.enter_context(mock.patch.object(module, "Processes", lambda *_, **__: InProcess()))
