@@ -1,4 +1,5 @@
-"""What a network costs by arithmetic: multiply-adds, parameters, size, and memory to use it and to train it.
+"""What a network costs by arithmetic: multiply-adds, also per byte that they move, parameters, size, and memory to
+use it and to train it.
 
 All of it is known before training, in some hundredths of a second for a small network, so a limit on any of it
 saves the training.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -43,9 +45,9 @@ class Architecture(Protocol):
 
 @dataclass(frozen=True)
 class Counts:
-    """The cheap part of an evaluation: `flops`, `params`, `size_kb`, `peak_memory_kb` and `training_memory_mb` of a
-    point's network. `batch` is what it is trained with where the point does not say; what is known is not counted
-    again.
+    """The cheap part of an evaluation: `flops`, `compute_intensity`, `params`, `size_kb`, `peak_memory_kb` and
+    `training_memory_mb` of a point's network. `batch` is what it is trained with where the point does not say; what
+    is known is not counted again.
     """
 
     architecture: Architecture
@@ -67,8 +69,10 @@ class Counts:
 
     def _count(self, model: nn.Module, recipe: Recipe) -> dict[str, float]:
         shape = self.architecture.shape
+        work = arithmetic(model, shape)
         return {
-            "flops": flops(model, shape),
+            "flops": work.macs,
+            "compute_intensity": work.intensity,
             "params": params(model),
             "size_kb": size_kb(model),
             "peak_memory_kb": peak_memory_kb(model, shape),
@@ -78,20 +82,50 @@ class Counts:
         }
 
 
+@dataclass(frozen=True)
+class Arithmetic:
+    """Multiply-adds of convolutions, linear layers and matrix products, and bytes that these read and write."""
+
+    macs: float
+    bytes: float
+
+    @property
+    def intensity(self) -> float:
+        """Multiply-adds per byte; 0 for a network without any."""
+        return self.macs / self.bytes if self.macs else 0.0
+
+
 def flops(model: nn.Module, shape: Sequence[int]) -> float:
     """Multiply-adds of convolutions, linear layers and matrix products for one input of `shape`.
 
     Counted by fvcore, without normalisation, pooling and interpolation, and with attention, which it leaves out:
     so MobileNet-V1 at 224x224 has 568.740352 million, as published (arXiv:1704.04861 rounds to 569).
     """
+    return arithmetic(model, shape).macs
+
+
+def compute_intensity(model: nn.Module, shape: Sequence[int]) -> float:
+    """Multiply-adds per byte for one input of `shape`: those of `flops` over the bytes that the same operations move
+    as 32-bit floats, each on its own: everything that it reads (inputs, weights and biases) and what it writes.
+
+    The arithmetic intensity of the roofline model (Williams, Waterman and Patterson, 2009), which counts a
+    multiply-add as two operations. What is low is held up by memory: depthwise convolutions, and linear layers with
+    one input at a time. Caches and fused operations move less than this.
+    """
+    return arithmetic(model, shape).intensity
+
+
+def arithmetic(model: nn.Module, shape: Sequence[int]) -> Arithmetic:
+    """What `flops` and `compute_intensity` count, in one go."""
     with _evaluating(model) as network, warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
         )  # tracing warns of every size that becomes a constant, which is meant here
         analysis = JitModelAnalysis(network, torch.zeros(1, *shape))
-        analysis.set_op_handle(**MULTIPLY_ADDS)
+        analysis.set_op_handle(**{name: _work(macs) for name, macs in MULTIPLY_ADDS.items()})
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
-        return float(analysis.total())
+        counted = analysis.by_operator()
+        return Arithmetic(float(counted["macs"]), float(counted["bytes"]))
 
 
 def params(model: nn.Module) -> float:
@@ -161,6 +195,27 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> int:
     rows = int(torch.Size(batch).numel()) * length
     macs: int = rows * keys[-2] * (width + values[-1])
     return macs
+
+
+def _work(multiply_adds: Callable[..., Any]) -> Callable[[list[Any], list[Any]], Counter[str]]:
+    """What fvcore is to count of an operation with that many multiply-adds, a number or by kind."""
+
+    def count(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+        told = multiply_adds(inputs, outputs)
+        macs = sum(told.values()) if isinstance(told, Mapping) else told
+        moved = FLOAT * sum(_numel(value) for value in _tensors([*inputs, *outputs]))
+        return Counter({"macs": macs, "bytes": moved})
+
+    return count
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Any]:
+    """The tensors among the values of a traced operation, those in lists included, as often as they are given."""
+    for value in values:
+        if value.node().kind() == "prim::ListConstruct":
+            yield from _tensors(value.node().inputs())
+        elif value.isCompleteTensor():
+            yield value
 
 
 def _numel(value: Any) -> int:

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nasflow.evaluators.counts import (
     Counts,
     Operation,
+    compute_intensity,
     flops,
     most_live,
     params,
@@ -148,6 +149,42 @@ def test_matrix_products_count_whatever_their_shapes(function, expected):
             return function(x, self.w)
 
     assert flops(Product(), SMALL) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "macs", "numbers"),
+    [
+        # macs, then numbers read and written: inputs + outputs + weights (+ biases)
+        (nn.Conv2d(1, 4, 3), SMALL, 36 * 4 * 9, 64 + 36 * 4 + 36 + 4),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), (8, 5, 5), 200 * 9, 200 + 200 + 72),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), SMALL, 640, 64 + 10 + 640 + 10),
+        (nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU()), SMALL, 128, 64 + 128 + 2 + 2),
+    ],
+)
+def test_compute_intensity_is_multiply_adds_per_byte_of_what_they_read_and_write(model, shape, macs, numbers):
+    assert compute_intensity(model, shape) == macs / (4 * numbers)
+    assert flops(model, shape) == macs
+
+
+def test_compute_intensity_counts_every_operand_of_products_and_attention():
+    class Products(nn.Module):
+        def forward(self, x):
+            return torch.einsum("bchw,bcwv->bchv", x, x) + x @ x
+
+    assert compute_intensity(Products(), SMALL) == 2 * 8 * 8 * 8 / (4 * 2 * 3 * 64)
+    tokens, width = 6 * 6, 16
+    products = 2 * tokens * tokens * width
+    moved = 4 * (tokens * 16 + tokens * 48 + 16 * 48 + 48 + 4 * tokens * width)
+    assert compute_intensity(Attention(False), (16, 6, 6)) == (tokens * 16 * 48 + products) / moved
+
+
+def test_a_network_without_multiply_adds_has_no_intensity():
+    assert compute_intensity(nn.Flatten(), SMALL) == 0
+
+
+def test_depthwise_convolutions_are_less_intense_than_full_ones():
+    depthwise, full = (nn.Conv2d(32, 32, 3, padding=1, groups=groups) for groups in (32, 1))
+    assert compute_intensity(depthwise, (32, 16, 16)) < compute_intensity(full, (32, 16, 16)) / 10
 
 
 def test_size_is_that_of_32_bit_floats_whatever_the_network_is_in():
@@ -289,7 +326,9 @@ def test_counts_are_finite_and_named_with_their_units():
     counts = Counts(Digits())
     for point in points(mobile.space(SMALL, 10), 3):
         metrics = counts(point)
-        assert set(metrics) == {"flops", "params", "size_kb", "peak_memory_kb", "training_memory_mb"}
+        assert set(metrics) == {
+            "flops", "compute_intensity", "params", "size_kb", "peak_memory_kb", "training_memory_mb",
+        }  # fmt: skip
         assert all(type(value) is float and 0 < value < 1e9 for value in metrics.values())
         assert metrics == counts.of(mobile.build(point, SMALL, 10))
 
