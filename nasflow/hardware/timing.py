@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -23,6 +23,16 @@ Verdict = Literal["faster", "slower", "cannot tell"]
 RESAMPLES = 500
 SIGNIFICANT = 0.01
 NOTICEABLE = 0.01  # a smaller share of the time is never called a difference
+
+# A measurement beyond one of these is too noisy to tell (`trouble`); each is a share. How they were chosen:
+# benchmarks/latency_noise.py. Others on the core cost calls of 0.02 ms nothing, being seldom met by them, and made
+# calls of 4 ms look five times as long with an interval of 1.5 %; the reference varied by 8 % at most meanwhile.
+UNSURE = 0.05  # half the interval: twice as wide, and networks a tenth apart cannot be put in order
+SHARED = 0.1  # of the time, how much of it others had the core ...
+INTERRUPTED = 0.05  # ... and the share of calls they broke into
+STOLEN = 0.05  # of the processor's time, how much other machines on the same hardware took
+RESTLESS = 0.25  # how far apart the reference's rounds lie: the clock jumped
+DRIFTED = 0.1  # by how much the reference got slower or faster from the first load to the last
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ def latency(samples: Samples, reference: Samples, environment: Mapping[str, Any]
     p50, p90, p99 = np.percentile(everything, [50, 90, 99])
     rounds = np.array([np.median(block) for load in reference for block in load])
     spread = np.percentile(rounds, [10, 90])
-    return Latency(
+    told = Latency(
         p50_ms=float(p50),
         p90_ms=float(p90),
         ci=_interval(loads, np.random.default_rng(seed)),
@@ -164,7 +174,81 @@ def latency(samples: Samples, reference: Samples, environment: Mapping[str, Any]
         date=str(environment["date"]),
         environment=dict(environment),
         p99_ms=float(p99),
+        drift=drift([float(np.median(_flat(load))) for load in reference]),
     )
+    return replace(told, noisy=trouble(told))
+
+
+def trouble(measured: Latency) -> str:
+    """Why a measurement was taken on a machine too noisy to tell, with how noisy it was; empty if it was not.
+
+    Noise that the interval shows, and noise that it cannot show since it met all loads alike.
+    """
+    about, pace = measured.environment, "slower" if measured.drift > 0 else "faster"
+    others, broken = 1 - about.get("core_share", 1.0), _interrupted(measured)
+    stolen, unsure, away = _stolen(about), measured.uncertainty, abs(measured.drift)
+    why = [
+        (unsure > UNSURE, f"the p50 is known to within {unsure:.0%} only (at most {UNSURE:.0%})"),
+        (
+            others > SHARED and broken > INTERRUPTED,
+            f"others had the core for {others:.0%} of the time (at most {SHARED:.0%}) and broke into"
+            f" {broken:.0%} of the calls (at most {INTERRUPTED:.0%})",
+        ),
+        (stolen > STOLEN, f"other machines took {stolen:.0%} of the processor's time (at most {STOLEN:.0%})"),
+        (
+            measured.noise > RESTLESS,
+            f"the machine itself varied by {measured.noise:.0%} (at most {RESTLESS:.0%})",
+        ),
+        (away > DRIFTED, f"the machine got {away:.0%} {pace} meanwhile (at most {DRIFTED:.0%})"),
+    ]
+    return "; ".join(words for wrong, words in why if wrong)
+
+
+def steadier(first: Latency, again: Latency) -> Latency:
+    """Which of two measurements of one file to keep: one that is not too noisy, then the surer one."""
+    return min(first, again, key=lambda one: (bool(one.noisy), one.uncertainty))
+
+
+def drift(levels: Sequence[float]) -> float:
+    """By what share values taken one after the other rise (+) or fall (-) from the first to the last: the slope of
+    Theil and Sen, 0 where Kendall's test cannot tell it from none at 1 %.
+
+    >>> drift([1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.06, 1.07, 1.08]), drift([1.0, 1.1, 1.0, 1.1, 1.0])
+    (0.0769..., 0.0)
+    """
+    values = np.asarray(levels, dtype=np.float64)
+    count = len(values)
+    first, last = np.triu_indices(count, 1)
+    rises = values[last] - values[first]
+    score = float(np.sign(rises).sum())
+    deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
+    if count < 5 or math.erfc(max(0.0, abs(score) - 1) / deviation / math.sqrt(2)) >= SIGNIFICANT:
+        return 0.0
+    return float(np.median(rises / (last - first)) * (count - 1) / np.median(values))
+
+
+def moved(measured: Sequence[Latency]) -> float:
+    """How far apart the machine itself was between measurements: the slowest reference over the fastest, less 1.
+
+    `relative` takes this out; milliseconds of candidates measured far apart differ by as much for nothing.
+    """
+    references = [one.reference_ms for one in measured if one.reference_ms is not None]
+    return max(references) / min(references) - 1 if references else 0.0
+
+
+def answer(measured: Latency | Comparison) -> dict[str, Any]:
+    """What `nasflow profile --json` writes: everything known, and under names that both of its forms share p50_ms,
+    p90_ms, interval (95 %, in milliseconds), samples, environment and verdict; where two files were compared,
+    those of `a` and `b`, and in `interval` that of the `ratio` of their times too."""
+    if isinstance(measured, Latency):
+        verdict = "too noisy" if measured.noisy else "steady"
+        own = measured.to_json()
+        return {**own, "interval": own["ci"], "samples": own["samples_ms"], "verdict": verdict}
+    both = {"a": answer(measured.a), "b": answer(measured.b)}
+    shared = {key: {name: one[key] for name, one in both.items()} for key in ("p50_ms", "p90_ms", "samples")}
+    interval = {"a": measured.a.ci, "b": measured.b.ci, "ratio": measured.ci}
+    environment = measured.b.to_json()["environment"]
+    return {**asdict(measured), **both, **shared, "interval": interval, "environment": environment}
 
 
 def compare(a: Samples, b: Samples, of_a: Latency, of_b: Latency) -> Comparison:
@@ -223,6 +307,24 @@ def _rank_sums(count: int) -> Floats:
         tossed[rank:] += chances / 2
         chances = tossed
     return chances
+
+
+def _interrupted(measured: Latency) -> float:
+    """The share of calls that others broke into: a call that takes longer meets more of them. All of them, where
+    the system does not count."""
+    about = measured.environment
+    worked_s = about.get("core_share", 1.0) * about.get("seconds", 0.0) * about.get("threads", 1)
+    if "preemptions" not in about or not worked_s:
+        return 1.0
+    return 1 - math.exp(-about["preemptions"] / worked_s * measured.p50_ms / 1000)
+
+
+def _stolen(about: Mapping[str, Any]) -> float:
+    """The share of the processor's time that other machines took; the kernel's ticks are hundredths of seconds."""
+    seconds = float(about.get("seconds", 0.0)) * int(about.get("cores", 1))
+    # A single tick of a very short measurement is chance.
+    ticks = max(0, int(about.get("stolen_ticks", 0)) - 1)
+    return ticks / 100 / seconds if seconds else 0.0
 
 
 def _optional(value: Any) -> float | None:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -75,6 +76,97 @@ def test_noise_is_what_the_reference_did_and_relative_takes_it_out():
     assert quiet.noise < 0.05 and restless.noise == pytest.approx(0.3 / 1.15, abs=0.05)
     assert slow.p50_ms == pytest.approx(3.9, rel=0.02), "milliseconds stay what was measured"
     assert slow.relative == pytest.approx(quiet.relative, rel=0.02)
+
+
+def quiet(**about):
+    """A measurement that nothing disturbed, told in an environment."""
+    samples = drawn(np.random.default_rng(6), ms=4.0, placement=0.001, noise=0.003)
+    reference = drawn(np.random.default_rng(7), ms=0.03, placement=0.001, noise=0.003)
+    seen = {
+        "seconds": 1.0,
+        "cores": 2,
+        "threads": 1,
+        "core_share": 0.99,
+        "preemptions": 10,
+        "stolen_ticks": 1,
+    }
+    return timing.latency(samples, reference, {**ENVIRONMENT, **seen, **about})
+
+
+def test_a_quiet_measurement_is_trusted_and_so_is_one_whose_machine_tells_nothing():
+    assert quiet().noisy == "" == told(drawn(np.random.default_rng(6))).noisy
+
+
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        (
+            {"core_share": 0.2, "preemptions": 90, "seconds": 1.7},
+            "others had the core for 80% of the time (at most 10%) and broke into 65% of the calls (at most 5%)",
+        ),
+        ({"core_share": 0.2, "preemptions": 0, "stolen_ticks": 41}, "took 20% of the processor's time"),
+    ],
+)
+def test_a_machine_too_noisy_to_tell_says_how_noisy(about, said):
+    assert said in quiet(**about).noisy
+
+
+def test_others_on_the_core_do_not_spoil_calls_too_short_to_meet_them():
+    about = {"core_share": 0.1, "preemptions": 18, "seconds": 0.65}
+    short = drawn(np.random.default_rng(6), ms=0.02, placement=0.001)
+    assert timing.latency(short, short, {**ENVIRONMENT, **about}).noisy == ""
+    assert quiet(**about).noisy
+
+
+def test_what_only_the_samples_show_is_said_too():
+    rng = np.random.default_rng(8)
+    scattered = told(drawn(rng, placement=0.3, loads=5), drawn(rng))
+    assert "the p50 is known to within" in scattered.noisy
+    slope = np.linspace(1.0, 1.2, 12)[:, None] * np.ones((1, 4))
+    warming = told(drawn(rng, drift=slope), drawn(rng, drift=slope))
+    assert "the machine got 18% slower meanwhile (at most 10%)" in warming.noisy
+    jumping = np.tile([[1.0], [1.5]], (6, 1)) * np.ones((1, 4))
+    assert "the machine itself varied by" in told(drawn(rng), drawn(rng, drift=jumping)).noisy
+
+
+def test_drift_is_the_trend_of_the_reference_and_0_where_chance_would_do():
+    rng = np.random.default_rng(9)
+    slope = np.linspace(1.0, 1.05, 12)[:, None] * np.ones((1, 4))
+    assert told(drawn(rng), drawn(rng, drift=slope)).drift == pytest.approx(0.05, abs=0.015)
+    assert told(drawn(rng), drawn(rng, drift=slope[::-1])).drift == pytest.approx(-0.05, abs=0.015)
+    found = sum(told(drawn(rng, loads=12), drawn(rng, loads=12)).drift != 0 for _ in range(100))
+    assert found <= 4  # 1 expected
+    assert timing.drift([1.0, 2.0, 3.0]) == 0.0, "three loads cannot tell"
+
+
+def test_the_machine_moving_between_measurements_is_told_from_their_references():
+    one, other = quiet(), quiet()
+    slow = dataclasses.replace(other, reference_ms=1.1 * one.reference_ms)
+    assert timing.moved([one, slow, other]) == pytest.approx(0.1, abs=1e-6)
+    assert timing.moved([]) == 0.0
+
+
+def test_of_two_measurements_the_one_that_is_not_noisy_is_kept_then_the_surer_one():
+    one, noisy = quiet(), quiet(stolen_ticks=40)
+    assert timing.steadier(noisy, one) is timing.steadier(one, noisy) is one
+    wide = dataclasses.replace(one, ci=(one.ci[0] / 2, one.ci[1]))
+    assert timing.steadier(wide, one) is one
+
+
+def test_programs_get_the_same_names_from_one_file_and_from_two():
+    import json
+
+    one = quiet()
+    told_one = json.loads(json.dumps(timing.answer(one)))
+    assert Latency.from_json(told_one) == one
+    assert told_one["verdict"] == "steady" and told_one["interval"] == list(one.ci)
+    assert timing.answer(quiet(stolen_ticks=40))["verdict"] == "too noisy"
+    samples = drawn(np.random.default_rng(6), ms=4.0)
+    both = json.loads(json.dumps(timing.answer(timing.compare(samples, samples, one, one))))
+    names = {"p50_ms", "p90_ms", "interval", "samples", "environment", "verdict"}
+    assert names <= told_one.keys() and names <= both.keys() and names <= both["a"].keys()
+    assert both["verdict"] == "cannot tell" and both["p50_ms"] == {"a": one.p50_ms, "b": one.p50_ms}
+    assert both["interval"]["ratio"] == [1.0, 1.0]
 
 
 def test_a_latency_survives_json():
