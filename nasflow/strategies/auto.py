@@ -9,6 +9,9 @@ chance to keep all limits and not to fail is asked for. Nothing has to be set:
 - What counts as useful ends, for the first objective (the error), at what the median of all networks is believed to
   reach, and for the others at the worst of the front that is then believed to remain. When next to nothing is left to
   gain there, the whole front counts.
+- When next to nothing is expected anywhere, or nothing came of what was expected, what is left to gain is what the
+  models cannot foretell: neighbours of the front are then asked for as well (local_search.py), and the more often
+  the more they bring.
 - Metrics that `cheap` gives are modelled too, and found out exactly for the best few candidates.
 - With a fidelity below 1 every point is looked at before it is trained in full (the first objective alone is believed
   to depend on the fidelity), and what a look says, or is believed to say, is one more number about a point, as in
@@ -30,6 +33,7 @@ from nasflow.space import Point, Scalar, Space
 from nasflow.strategies.encoding import Encoded, Encoder, Numbers
 from nasflow.strategies.gaussian import Gaussian, Model
 from nasflow.strategies.improvement import expected_improvement
+from nasflow.strategies.local_search import LocalSearch
 from nasflow.strategies.population import Unseen
 from nasflow.study import Metrics, Objective, Proposal, Trial
 
@@ -43,6 +47,8 @@ EXACT = 64  # the best of them by what is believed, of which what is cheap is fo
 MOST = 400  # trials that a model learns from
 FIRST = 10  # trials whose median is the unit of a loss
 LITTLE = 5e-4  # expected gain, as a share of the useful hypervolume, that is next to nothing
+IDLE = 16  # the last trainings, by which it is told whether they bring something
+TRIES = 8  # neighbours of the front that may be known or asked for already
 SMALLEST = 1e-9
 
 Cheap = Callable[[Point], Metrics]
@@ -72,6 +78,9 @@ class Auto:
         self._looked: dict[str, Point] = {}  # all that were asked for as looks
         self._known: dict[str, tuple[Point, Metrics]] = {}  # what `cheap` said
         self._unseen = Unseen(space, seed)
+        self._around = LocalSearch(space, objectives, seed, start=0, steps=4)
+        self._neighbours: set[str] = set()  # what was asked for because it is near the front
+        self._stuck = False  # nothing is expected to enlarge the front
         self._pay = np.inf  # how much surer, in nats a network, looks make what is foretold
         self._since = 0  # looks asked for after the last full training was
         self._start = self._spread(_looks(self._look) if self._look < 1 else START)
@@ -104,6 +113,7 @@ class Auto:
                 self._unseen.note([trial])
                 if trial.state != "duplicate":
                     self._told[key] = trial
+        self._around.tell([trial for trial in trials if trial.fidelity >= 1])
 
     # ---- choosing
 
@@ -137,10 +147,29 @@ class Auto:
         if self._cheap is not None:
             candidates = [candidates[index] for index in np.argsort(-worth, kind="stable")[:EXACT]]
             worth = self._worth(candidates, within, exactly=True)
+        if rng.random() < self._share_of_neighbours(within):
+            asked = (self._around.ask(1)[0].point for _ in range(TRIES))
+            near = next((point for point in asked if point in self._unseen), None)
+            if near is not None:
+                self._neighbours.add(self._space.key(near))
+                return self._unseen.propose(lambda rng: near)
         point = candidates[int(np.argmax(worth))]
         if self._look < 1 and not enough_looks and self._space.key(point) not in self._looked:
             return Proposal(point, self._look)
         return self._unseen.propose(lambda rng: point)
+
+    def _share_of_neighbours(self, within: Sequence[Trial]) -> float:
+        """How often to ask for a neighbour of the front: never while the models bring something, else in proportion to
+        how many of the last trainings of either kind nothing beats."""
+        losses = np.array([[o.loss(trial.metrics) for o in self._optimised] for trial in within])
+        kept: list[bool] = pareto.non_dominated(losses).tolist() if within else []
+        brought: dict[bool, list[bool]] = {True: [], False: []}
+        for trial, keep in zip(within, kept, strict=True):
+            brought[self._space.key(trial.point) in self._neighbours].append(keep)
+        near, modelled = sum(brought[True][-IDLE:]), sum(brought[False][-IDLE:])
+        if not self._stuck and (modelled or len(brought[False]) < START + IDLE):
+            return 0.0
+        return (1 + near) / (2 + near + modelled)
 
     def _candidates(self, parents: Sequence[Trial], rng: np.random.Generator) -> list[Point]:
         """Points that were not asked for: random ones, neighbours of the front, and what was only looked at."""
@@ -176,7 +205,9 @@ class Auto:
         corner = _reference(mean, front, limits[0])
         worth = expected_improvement(mean, deviation, front, corner) * chance
         if worth.max() < LITTLE * pareto.hypervolume(front, corner):
-            worth = expected_improvement(mean, deviation, front, _reference(mean, front, np.inf)) * chance
+            corner = _reference(mean, front, np.inf)
+            worth = expected_improvement(mean, deviation, front, corner) * chance
+        self._stuck = bool(worth.max() < LITTLE * pareto.hypervolume(front, corner))
         return worth
 
     def _chances(self, candidates: Sequence[Point], points: Encoded, exactly: bool) -> Numbers:
