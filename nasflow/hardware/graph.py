@@ -49,8 +49,9 @@ class Operator:
     `features` are numbers that its time may depend on, as far as they mean something for the kind: batch, height,
     width, channels_in of its (first) input, height_out, width_out, channels_out, inputs (how many), broadcast (1
     where one input is smaller than the output), kernel, stride, dilation (with kernel_width and so on where it
-    differs from that of the height), groups, order (of a Resize: 0 nearest, 1 linear, 3 cubic), axis. A sequence of
-    vectors has a height and channels. Axes are those of ONNX: batch, channels, height, width.
+    differs from that of the height), groups, order (of a Resize: 0 nearest, 1 linear, 3 cubic), axis, heads (matrix
+    products for each sample). A sequence of vectors has a height and channels, and so has a matrix that is multiplied.
+    Axes are those of ONNX: batch, channels, height, width.
 
     `macs` are multiply-adds of convolutions and matrix products, 0 for others. Bytes are those of whole tensors,
     each counted once; a view of what is in memory already moves none. `dtype` is that of the first input, "int8" for
@@ -426,17 +427,17 @@ def _operator(node: _Node, graph: _Graph) -> Operator:
 def _common(node: _Node, given: Sequence[_Tensor], made: _Tensor) -> dict[str, float]:
     batch, channels_in, height, width = _image(given[0].shape)
     _, channels_out, height_out, width_out = _image(made.shape)
-    if (
-        node.kind in PRODUCTS
-    ):  # rows of numbers, each turned into another: the last axis is that of the channels
-        channels_in, channels_out = given[0].shape[-1], made.shape[-1]
-        rows = made.elements // channels_out
-        batch, height, height_out = made.shape[0], rows // made.shape[0], rows // made.shape[0]
-        width = width_out = 1
+    heads = 1
+    if node.kind in PRODUCTS:  # a matrix for each sample and head; its last axis is that of the channels
+        channels_in, channels_out, width, width_out = given[0].shape[-1], made.shape[-1], 1, 1
+        batch, *between, height = made.shape[:-1] if len(made.shape) > 2 else (*made.shape[:-1], 1)
+        heads, height_out = math.prod(between), height
     told = {
         "batch": batch, "channels_in": channels_in, "height": height, "width": width,
         "channels_out": channels_out, "height_out": height_out, "width_out": width_out, "inputs": len(given),
     }  # fmt: skip
+    if heads > 1:
+        told["heads"] = heads
     if len(given) > 1 and node.kind not in PRODUCTS:
         told["broadcast"] = int(any(one.elements < made.elements for one in given) and node.kind != "Concat")
     return {name: float(value) for name, value in told.items()}
@@ -471,6 +472,9 @@ def _macs(node: _Node, given: Sequence[_Tensor], made: _Tensor, weight: _Tensor 
     if node.kind == "ConvTranspose" and weight is not None:
         return given[0].elements * math.prod(weight.shape[1:])
     if node.kind in PRODUCTS:
-        depth = given[0].shape[0 if node.kind == "Gemm" and node.attributes.get("transA") else -1]
-        return made.elements * depth
+        if 0 in node.constants or node.attributes.get(
+            "transA"
+        ):  # the data are on the right, or lie on their side
+            return made.elements * (*given[0].shape, 1)[-3]
+        return made.elements * given[0].shape[-1]
     return 0
