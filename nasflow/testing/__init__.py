@@ -13,11 +13,14 @@ Needs pytest, which nasflow itself does not.
 import pytest
 
 # Before the classes are imported: failing asserts in them then show their values, as they do in test files.
-pytest.register_assert_rewrite("nasflow.testing.spaces", "nasflow.testing.strategies")
+pytest.register_assert_rewrite(
+    "nasflow.testing.spaces", "nasflow.testing.strategies", "nasflow.testing.transports"
+)
 
 from nasflow.testing.spaces import NetworkSpaceContract, SpaceContract, SpaceUnderTest  # noqa: E402
 from nasflow.testing.strategies import StrategyContract, StrategyUnderTest  # noqa: E402
 from nasflow.testing.toys import Toy, joint, networks  # noqa: E402
+from nasflow.testing.transports import TransportContract, TransportUnderTest  # noqa: E402
 
 __all__ = [
     "NetworkSpaceContract",
@@ -26,6 +29,8 @@ __all__ = [
     "StrategyContract",
     "StrategyUnderTest",
     "Toy",
+    "TransportContract",
+    "TransportUnderTest",
     "joint",
     "networks",
 ]
