@@ -31,13 +31,18 @@ from nasflow.study import Objective
 from nasflow.yamlfile import FileError
 
 METRICS = {
+    "compute_intensity": "multiply-adds per byte that convolutions, linear layers and matrix products move",
+    "energy_mj": "millijoules of one answer above idling, measured on a device that can",
     "error": "share of wrong answers on the validation data, 0 to 1",
     "flops": "multiply-adds of one answer",
     "latency_ms": "median milliseconds of one answer, measured on a device",
     "params": "number of weights",
     "peak_memory_kb": "most memory held at once during one answer, in kilobytes",
     "size_kb": "weights as stored, in kilobytes",
+    "throughput_per_s": "answers a second when asked for many at once, measured on a device",
 }
+PER_DEVICE = ("energy_mj", "latency_ms", "throughput_per_s")  # the others are the same on every device
+MORE_IS_BETTER = ("compute_intensity", "throughput_per_s")  # so their limits are the least that is allowed
 
 
 def _expects(text: str) -> Any:
@@ -140,8 +145,15 @@ class ModelSettings(Settings):
         return self
 
 
+def _goal(metric: str) -> Literal["min", "max"]:
+    return "max" if metric.partition("@")[0] in MORE_IS_BETTER else "min"
+
+
 class ObjectiveSettings(Settings):
-    """A metric to make small (or large) and a hard limit if it has one: `flops`, `{metric: flops, limit: 2e6}`."""
+    """A metric to make small (or large) and a hard limit if it has one: `flops`, `{metric: flops, limit: 2e6}`.
+
+    The goal is `max` where more is better, unless it is said otherwise.
+    """
 
     metric: Text
     goal: Literal["min", "max"] = "min"
@@ -150,7 +162,11 @@ class ObjectiveSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _from_short(cls, value: Any) -> Any:
-        return {"metric": value.strip()} if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = {"metric": value.strip()}
+        if isinstance(value, Mapping) and "goal" not in value and _goal(str(value.get("metric"))) == "max":
+            value = {**value, "goal": "max"}
+        return value
 
     @model_serializer
     def _to_short(self) -> Any:
@@ -172,11 +188,13 @@ class RecipeSettings(Settings):
 
 
 class SearchSettings(Settings):
-    """How networks are looked for: by which strategy, how many are trained and for how long each."""
+    """How networks are looked for: by which strategy, how many are trained and for how long each; and whether the
+    latency of each is measured, or predicted where the device's predictor is sure enough (the front is measured)."""
 
     strategy: Strategy = Named(name="nsga2")
     trials: Count = 24
     epochs: Count = 8
+    latency: Literal["measured", "predicted"] = "measured"
     workers: Count | Auto = "auto"
     batch: Count | Auto = "auto"
     deadline_s: Positive = 600.0
@@ -352,7 +370,8 @@ def device_names(experiment: Experiment) -> list[str]:
 
 
 def objectives(experiment: Experiment) -> tuple[Objective, ...]:
-    """What the search optimises and what has to hold: `latency_ms` once per device, limits without an objective last.
+    """What the search optimises and what has to hold: `latency_ms` and the like once per device, limits without an
+    objective last.
 
     Raises ValueError for a metric that is unknown, given twice or has an impossible limit.
     """
@@ -364,7 +383,7 @@ def objectives(experiment: Experiment) -> tuple[Objective, ...]:
             found[metric] = Objective(metric, wanted.goal, _limit("objectives", metric, wanted.limit))
     for key, limit in experiment.limits.items():
         for metric in _metrics(experiment, "limits", key):
-            known = found.get(metric, Objective(metric, optimise=False))
+            known = found.get(metric, Objective(metric, _goal(metric), optimise=False))
             if known.limit is not None:
                 raise ValueError(f"limits: expected one limit on {metric}, got {known.limit:g} and {limit:g}")
             found[metric] = Objective(metric, known.goal, _limit("limits", metric, limit), known.optimise)
@@ -377,15 +396,15 @@ def _metrics(experiment: Experiment, section: str, key: str) -> list[str]:
     called = device_names(experiment)
     if metric not in METRICS:
         raise ValueError(f"{section}: unknown metric {key!r}: {names.nearest(metric, METRICS)}")
-    if metric != "latency_ms" and at:
+    if metric not in PER_DEVICE and at:
         raise ValueError(f"{section}: expected {metric}, which is the same on every device, got {key!r}")
     if at and device not in called:
         raise ValueError(
             f"{section}: {key!r} names a device that is not under devices: {names.nearest(device, called)}"
         )
-    return (
-        [metric] if metric != "latency_ms" else [f"latency_ms@{one}" for one in ([device] if at else called)]
-    )
+    if metric not in PER_DEVICE:
+        return [metric]
+    return [f"{metric}@{one}" for one in ([device] if at else called)]
 
 
 def _limit(section: str, metric: str, limit: float | None) -> float | None:

@@ -102,6 +102,7 @@ experiments = st.builds(
             ["error"],
             ["error", "latency_ms"],
             [{"metric": "flops", "limit": 2e6}, {"metric": "error", "goal": "min"}],
+            ["error", "compute_intensity", {"metric": "energy_mj", "limit": 3.0}, "throughput_per_s"],
         ]
     ),
     limits=st.dictionaries(st.sampled_from(["params", "size_kb"]), st.floats(1e-9, 1e12)),
@@ -205,6 +206,36 @@ def test_every_metric_can_be_minimised_or_limited(metric):
     assert any(o.limit == 0.5 for o in objectives(read(f"data: digits\nlimits: {{{metric}: 0.5}}")))
 
 
+@pytest.mark.parametrize("metric", ["energy_mj", "latency_ms", "throughput_per_s"])
+def test_what_is_measured_is_a_metric_of_each_device(metric):
+    found = read(f"data: digits\ndevices: [a, b]\nobjectives: [error, {metric}]\nlimits: {{{metric}@b: 7}}")
+    assert [(o.metric, o.limit) for o in objectives(found)] == [
+        ("error", None),
+        (f"{metric}@a", None),
+        (f"{metric}@b", 7.0),
+    ]
+
+
+def test_where_more_is_better_a_limit_is_the_least_that_is_allowed():
+    asked = "objectives: [error, throughput_per_s]\nlimits: {compute_intensity: 4, throughput_per_s@local-cpu: 90}"
+    assert objectives(read(f"data: digits\n{asked}")) == (
+        Objective("error"),
+        Objective("throughput_per_s@local-cpu", "max", limit=90.0),
+        Objective("compute_intensity", "max", limit=4.0, optimise=False),
+    )
+    within, beyond = {"compute_intensity": 4.0}, {"compute_intensity": 3.0}
+    limit = objectives(read(f"data: digits\n{asked}"))[2]
+    assert limit.violation(within) == 0 and limit.violation(beyond) == 0.25
+    turned = read("data: digits\nobjectives: [error, {metric: throughput_per_s, goal: min, limit: 5}]")
+    assert objectives(turned)[1] == Objective("throughput_per_s@local-cpu", "min", limit=5.0)
+
+
+def test_an_objective_of_which_more_is_better_says_so_when_it_is_written_back():
+    found = read("data: digits\nobjectives: [error, compute_intensity, flops]")
+    written = [o.model_dump() for o in found.objectives]
+    assert written == ["error", {"metric": "compute_intensity", "goal": "max", "limit": None}, "flops"]
+
+
 # Recipes
 
 
@@ -299,7 +330,10 @@ def test_differences_are_told_key_by_key():
             "objectives: []",
             "objectives: expected a list of at least one metric such as [error, latency_ms, flops]",
         ),
-        ("objectives: [error, speed]", "objectives: unknown metric 'speed': known: error, flops,"),
+        (
+            "objectives: [error, speed]",
+            "objectives: unknown metric 'speed': known: compute_intensity, energy_mj, error,",
+        ),
         ("objectives: [error, latency]", "objectives: unknown metric 'latency': did you mean 'latency_ms'"),
         ("objectives: [error, error]", "objectives: expected each metric once, got error twice"),
         ("objectives: [error, latency_ms, latency_ms@local-cpu]", "got latency_ms@local-cpu twice"),
