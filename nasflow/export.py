@@ -18,7 +18,8 @@ from torch import nn
 
 from nasflow.errors import NasflowError
 from nasflow.files import replacing
-from nasflow.hardware import runner
+from nasflow.hardware.board.network import CannotRun
+from nasflow.hardware.board.runtimes.onnxruntime import open_session
 
 Images = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -100,12 +101,12 @@ def predict(file: Path, x: Images) -> Logits:
     """
     try:
         return _infer(file, x)
-    except runner.CannotRun as error:
+    except CannotRun as error:
         raise ExportError(f"{file}: {error}") from error
 
 
 def _infer(file: Path, x: Images) -> Logits:
-    session = runner.open_session(str(file))
+    session = open_session(str(file))
     name = session.get_inputs()[0].name
     batches = [x[at : at + BATCH] for at in range(0, len(x), BATCH)]
     return np.concatenate([session.run(["logits"], {name: batch})[0] for batch in batches])
@@ -166,7 +167,7 @@ def _try_out(model: nn.Module, shape: Sequence[int], path: Path) -> None:
         expected = _answer(model, example)
         try:
             found = _infer(path, example.cpu().numpy())
-        except runner.CannotRun as error:
+        except CannotRun as error:
             raise ExportError(str(error)) from error
         except Exception as error:  # ONNX Runtime's exceptions share no other base
             raise ExportError(f"the file fails on a batch of {batch}: {_first_line(error)}") from error
