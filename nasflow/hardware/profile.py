@@ -21,6 +21,7 @@ Runtime = Literal[
     "onnxruntime", "torch", "torch-compiled", "openvino", "executorch", "litert", "tensorrt", "ascend-acl"
 ]
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+ON_CUDA: tuple[Runtime, ...] = ("onnxruntime", "torch", "torch-compiled", "tensorrt")
 
 # An argument of a command on its own: it cannot be taken for an option, nor for two.
 Word = Annotated[
@@ -107,11 +108,13 @@ class Reach(_Settings):
     `host` is what the system's ssh is given, `pi@board` or an alias of ~/.ssh/config; `port` where the two do not say
     it. `serial` is the adb device, without it the only one attached. `core` is the one that calls run on; without it,
     the least busy of the fastest. `python` is the interpreter that has the runtime; without it, the one that nasflow
-    runs in, or a board's `python3`. `program` is the benchmark program of a runtime that is a command on the device.
+    runs in, or a board's `python3`. `program` is the runtime's benchmark program on the device, with what has to stand
+    before its arguments; a phone needs no Python then. `device` is what the runtime calculates on.
     """
 
     backend: Literal["local", "ssh", "adb", "none"]
     runtime: Runtime = "onnxruntime"
+    device: Literal["cpu", "cuda"] = "cpu"
     threads: int = Field(default=1, ge=1)
     core: int | None = Field(default=None, ge=0)
     python: str | None = Field(default=None, min_length=1)
@@ -131,6 +134,10 @@ class Reach(_Settings):
             raise ValueError(
                 f"host: expected an address without its port, got {self.host!r}; add: port: {colon[1]}"
             )
+        if self.device == "cuda" and self.runtime not in ON_CUDA:
+            raise ValueError(
+                f"device: expected cuda with {', '.join(ON_CUDA)} only, got it with {self.runtime}"
+            )
         for key, backend in (("host", "ssh"), ("port", "ssh"), ("serial", "adb")):
             if getattr(self, key) is not None and self.backend not in (backend, "none"):
                 raise ValueError(
@@ -140,13 +147,17 @@ class Reach(_Settings):
 
 
 class Profile(_Settings):
-    """What a device is, what is known about it and how it is reached. Its name is that of its file."""
+    """What a device is, what is known about it and how it is reached. Its name is that of its file.
+
+    `batch` is how many images one call has where latency is measured, `throughput_batch` where throughput is.
+    """
 
     name: str
     description: str
     facts: tuple[Fact, ...] = ()
     reach: Reach
     batch: int = Field(default=1, ge=1)
+    throughput_batch: int = Field(default=32, ge=1)
 
     @model_validator(mode="after")
     def _says_a_thing_once(self) -> Self:

@@ -226,6 +226,8 @@ def test_profiles_travel_inside_an_installed_package(tmp_path):
         ({"backend": "adb", "serial": "--x"}, "reach.serial: expected a text without spaces that does not begin"),
         ({"backend": "adb", "program": ""}, "reach.program: expected a text, got ''"),
         ({"backend": "local", "runtime": "tflite"}, "reach.runtime: expected onnxruntime or torch or"),
+        ({"backend": "local", "runtime": "litert", "device": "cuda"}, "reach.device: expected cuda with onnxruntime,"),
+        ({"backend": "local", "device": "tpu"}, "reach.device: expected cpu or cuda, got 'tpu'"),
         ({"backend": "local", "password": "x"}, "reach.password: unknown key"),
     ],
 )  # fmt: skip
