@@ -93,6 +93,14 @@ class Correction:
             self.deviation or first.deviation,
         )
 
+    def to_json(self) -> dict[str, float]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Correction:
+        """The opposite of `to_json`. ValueError, KeyError or TypeError where `value` is not that."""
+        return cls(*(float(value[name]) for name in ("factor", "power", "deviation")))
+
     @classmethod
     def of(cls, predicted: Sequence[float], measured: Sequence[float]) -> Correction:
         """What brings `predicted` to `measured`: the median ratio, from eight measurements on with the slope that
@@ -164,6 +172,24 @@ class Accuracy:
             int(value["count"]),
             *(Estimate(*(float(value[name][part]) for part in ("value", "low", "high"))) for name in names),
         )
+
+
+@dataclass(frozen=True)
+class Built:
+    """A predictor with what is known of its making.
+
+    `environment` is that of the measurements it was built from, `reference_ms` what the reference network took then
+    (its predictions are for a machine in that state), `networks` says in words which networks it was built for, and
+    `accuracy` is that on networks of the kind which it was not shown.
+    """
+
+    predictor: Predictor
+    device: str
+    environment: Mapping[str, Any]
+    date: str
+    accuracy: Accuracy
+    reference_ms: float
+    networks: str = ""
 
 
 def errors(predicted: Sequence[float], measured: Sequence[float]) -> Floats:

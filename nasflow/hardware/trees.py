@@ -83,8 +83,7 @@ class Forest:
         """The answer for each row of x (samples, columns), and the standard deviation of its error."""
         if x.ndim != 2 or x.shape[1] != len(self.columns):
             raise ValueError(f"expected rows of {len(self.columns)} columns, got an array of shape {x.shape}")
-        rounded = x.astype(np.float32).astype(np.float64)  # as scikit-learn did when it chose the thresholds
-        answers = np.array([tree(rounded) for tree in self.trees])
+        answers = np.array([tree(_rounded(x)) for tree in self.trees])
         return answers.mean(axis=0), np.maximum(self.scale * answers.std(axis=0), self.least)
 
     def to_json(self) -> dict[str, Any]:
@@ -113,26 +112,40 @@ def fit(
     learner = RandomForestRegressor(trees, max_features=features, random_state=seed, n_jobs=1)
     learner.fit(x, y)
     members = tuple(_plain(one.tree_) for one in learner.estimators_)
-    return Forest(tuple(columns), members, *_calibrated(learner, members, x, y))
+    answers = np.array([tree(_rounded(x)) for tree in members])
+    return Forest(tuple(columns), members, *calibrated(answers, _unseen(learner, len(x)), y))
 
 
-def _calibrated(learner: Any, members: Sequence[Tree], x: Floats, y: Floats) -> tuple[float, float]:
-    """How much larger errors are than the spread of the trees that had not seen a sample, and the least error."""
-    answers = np.array([tree(x.astype(np.float32).astype(np.float64)) for tree in members])
-    unseen = np.ones(answers.shape, dtype=bool)
-    for i, drawn in enumerate(learner.estimators_samples_):
-        unseen[i, drawn] = False
+def calibrated(answers: Floats, unseen: NDArray[np.bool_], y: Floats) -> tuple[float, float]:
+    """How much larger errors are than the spread of answers, and the least error to reckon with.
+
+    `answers` are those of each member (members, samples), and only those of members that have not seen a sample
+    count; y is the truth. The least error is the smallest quarter's largest.
+    """
     count = unseen.sum(axis=0)
     told = count >= 2
     if not told.any():
         return 1.0, LEAST_DEVIATION
-    held = np.where(unseen, answers, 0.0)[:, told]
-    mean = held.sum(axis=0) / count[told]
-    spread = np.sqrt((np.where(unseen[:, told], answers[:, told] - mean, 0.0) ** 2).sum(axis=0) / count[told])
+    mean = np.where(unseen, answers, 0.0).sum(axis=0)[told] / count[told]
+    away = np.where(unseen[:, told], answers[:, told] - mean, 0.0)
+    spread = np.sqrt((away**2).sum(axis=0) / count[told])
     error = np.abs(y[told] - mean)
     squares = float((spread**2).mean())
     scale = math.sqrt(float((error**2).mean()) / squares) if squares > 0 else 1.0
     return scale, max(float(np.percentile(error, 25)), LEAST_DEVIATION)
+
+
+def _unseen(learner: Any, count: int) -> NDArray[np.bool_]:
+    """Which of `count` samples each tree was not shown."""
+    unseen = np.ones((len(learner.estimators_), count), dtype=bool)
+    for i, drawn in enumerate(learner.estimators_samples_):
+        unseen[i, drawn] = False
+    return unseen
+
+
+def _rounded(x: Floats) -> Floats:
+    """As scikit-learn sees numbers when it chooses thresholds."""
+    return x.astype(np.float32).astype(np.float64)
 
 
 def _plain(tree: Any) -> Tree:
