@@ -154,20 +154,24 @@ def retrain(
 
 
 @app.command()
-def devices() -> None:
-    """List the devices that nasflow knows, and which of them answer."""
-    from nasflow import hardware, show
-    from nasflow.errors import Unavailable
+def devices(
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One device, or its profile file: all that is known.")
+    ] = None,
+) -> None:
+    """List the devices that nasflow knows, what each can tell, and which of them answer now."""
+    from nasflow import hardware, show_devices
+    from nasflow.hardware import answering, store
 
-    table = show.devices()
-    for name in hardware.profiles():
-        profile = hardware.load_profile(name)
-        try:
-            hardware.connect(profile).check()
-            table.add_row(name, "answers", profile.description, style="bold")
-        except Unavailable:
-            table.add_row(name, "not connected", profile.description)
-    terminal.console().print(table)
+    named = hardware.profiles() if name is None else [name]
+    known = [hardware.load_profile(one) for one in named]
+    built = [store.load(profile, Path(one)) for profile, one in zip(known, named, strict=True)]
+    with terminal.interruptible("stopped asking"):
+        silent = answering.answering(known)
+    if name is None:
+        show_devices.devices(list(zip(known, built, strict=True)), silent, terminal.console())
+    else:
+        show_devices.device(known[0], built[0], silent[known[0].name], terminal.console())
 
 
 @app.command()
@@ -181,31 +185,63 @@ def profile(
     as_json: Annotated[
         Path | None, typer.Option("--json", metavar="OUT", help="Also write every sample to this file.")
     ] = None,
+    build: Annotated[
+        str | None,
+        typer.Option(
+            "--build",
+            metavar="METHOD",
+            help="Build a predictor of the device instead: roofline, table, kernels or network.",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option("--minutes", metavar="M", help="How long building may take.")
+    ] = 15.0,
+    space: Annotated[
+        str,
+        typer.Option("--space", metavar="NAME", help="The space of networks that a predictor is built for."),
+    ] = "mobile",
+    shape: Annotated[
+        str, typer.Option("--input", metavar="CxHxW", help="The input of those networks.")
+    ] = "3x32x32",
 ) -> None:
-    """Measure how long an exported network takes on a device."""
-    from dataclasses import asdict
-
-    from nasflow import hardware, show
+    """Measure how long an exported network takes on a device, or build a predictor that foretells it."""
+    from nasflow import hardware, show_devices
     from nasflow.files import write_json
+    from nasflow.hardware import timing
 
-    if (file is None) == (compare is None):
-        raise NasflowError("expected either one FILE.onnx to measure or --compare A.onnx B.onnx")
+    if [file, compare, build].count(None) != 2:
+        raise NasflowError(
+            "expected either one FILE.onnx to measure or --compare A.onnx B.onnx, or --build METHOD"
+        )
+    if build is not None:
+        from importlib import import_module
+
+        try:
+            building = import_module("nasflow.cli_hardware")
+        except ModuleNotFoundError as error:
+            raise NasflowError("--build is not part of this version of nasflow") from error
+        with terminal.interruptible(
+            "stopped; what was measured is kept: run the same command again to go on"
+        ):
+            building.build_command(device, build, minutes, space, shape)
+        return
     for given in [file] if file else compare or ():
         if not given.is_file():
             raise NasflowError(f"{given}: no such file; expected an exported network such as model.onnx")
     connected = hardware.connect(hardware.load_profile(device))
+    console = terminal.console()
+    measured: hardware.Latency | hardware.Comparison
     with terminal.interruptible("nothing was written"):
         if file is not None:
-            latency = connected.latency(file)
-            show.latency(device, file, latency, terminal.console())
-            measured = latency.to_json()
+            with show_devices.watching(device, [file], console) as watch:
+                measured = connected.latencies([file], watch)[0]
+            show_devices.latency(device, file, measured, console)
         else:
             assert compare is not None
-            comparison = connected.compare(*compare)
-            show.comparison(device, compare, comparison, terminal.console())
-            measured = asdict(comparison)
+            measured = connected.compare(*compare)
+            show_devices.comparison(device, compare, measured, console)
     if as_json is not None:
-        write_json(as_json, measured)
+        write_json(as_json, timing.answer(measured))
 
 
 @app.command()

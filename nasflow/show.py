@@ -16,8 +16,7 @@ from rich.text import Text
 
 from nasflow.report import facts, words
 
-if TYPE_CHECKING:  # both are slow to import, and not needed to show a run
-    from nasflow.hardware import Comparison, Latency
+if TYPE_CHECKING:  # slow to import, and not needed to show a run
     from nasflow.plan import Plan
 
 COLOURS = {"done": "green", "failed": "red", "infeasible": "red", "running": "yellow"}
@@ -125,44 +124,6 @@ def places(said: facts.Summary, folder: Path, tracking: str) -> dict[str, str]:
     return found
 
 
-def devices() -> Table:
-    """An empty list of devices: name, whether it answers, what it is."""
-    return _table("Devices", "", "")
-
-
-def latency(device: str, file: Path, measured: Latency, console: Console) -> None:
-    """Print how long one file takes on a device."""
-    table = _table(
-        f"{file} on {device}", _number("p50"), _number("95 % interval"), _number("p90"), _number("calls")
-    )
-    table.add_row("one answer", *_times(measured))
-    table.add_row("reference", words.amount("latency_ms", measured.reference_ms), "", "", "")
-    console.print(table)
-    console.print(
-        f"{len(measured.loads)} loads, {measured.outliers} outliers;"
-        f" the machine itself varied by {measured.noise:.1%} meanwhile",
-        highlight=False,
-    )
-
-
-def comparison(device: str, files: tuple[Path, Path], measured: Comparison, console: Console) -> None:
-    """Print two files on a device, and whether the second is faster."""
-    table = _table(f"On {device}", _number("p50"), _number("95 % interval"), _number("p90"), _number("calls"))
-    for file, one in zip(files, (measured.a, measured.b), strict=True):
-        table.add_row(str(file), *_times(one))
-    console.print(table)
-    low, high = measured.ci
-    said = {"faster": "is faster than", "slower": "is slower than"}.get(
-        measured.verdict, "cannot be told from"
-    )
-    console.print(
-        Text(
-            f"{files[1]} {said} {files[0]}: {measured.ratio:.3f}× its time"
-            f" (95 % interval {low:.3f} to {high:.3f}, p = {measured.p_value:.2g})"
-        )
-    )
-
-
 def plan(found: Plan, console: Console) -> None:
     """Print what an experiment would do and how long that would take."""
     table = _table(f"{found.name}: what would be done", "", _number("about"))
@@ -173,12 +134,6 @@ def plan(found: Plan, console: Console) -> None:
     console.print(table)
     for note in found.notes:
         console.print(Text(note))
-
-
-def _times(measured: Latency) -> tuple[str, ...]:
-    low, high = (words.digits(bound) for bound in measured.ci)
-    p50, p90 = words.digits(measured.p50_ms), words.digits(measured.p90_ms)
-    return f"{p50} ms", f"{low} to {high}", f"{p90} ms", f"{len(measured.samples_ms):,}"
 
 
 def _number(title: str) -> Column:

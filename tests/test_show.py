@@ -8,7 +8,6 @@ import pytest
 from rich.console import Console
 
 from nasflow import show
-from nasflow.hardware import Comparison, Latency
 
 SUMMARY = json.loads((Path(__file__).parent / "data" / "summary.json").read_text())
 
@@ -100,24 +99,6 @@ def test_an_unfinished_run_does_not_claim_to_ship(status):
     part = {**SUMMARY, "status": status, "deployed": [], "choice": None, "message": "the device is [gone]"}
     text = shown(part)
     assert "Ship " not in text and "he device is [gone]" in text
-
-
-def test_what_was_measured_is_shown_with_its_interval():
-    one = Latency(0.05, 0.06, (0.049, 0.051), (0.05,) * 12, (6, 6), 1, 0.045, 0.02, "measured", "2026-01-01")
-    console = Console(file=io.StringIO(), width=100)
-    show.latency("local-cpu", Path("a.onnx"), one, console)
-    text = console.file.getvalue()
-    assert lines(text, "one answer") == ["one answer 0.0500 ms 0.0490 to 0.0510 0.0600 ms 12"]
-    assert "2 loads, 1 outliers; the machine itself varied by 2.0% meanwhile" in text
-    for verdict, words in {
-        "faster": "is faster than",
-        "slower": "is slower than",
-        "cannot tell": "cannot be told from",
-    }.items():
-        console = Console(file=io.StringIO(), width=200)
-        both = (Path("a.onnx"), Path("b.onnx"))
-        show.comparison("local-cpu", both, Comparison(verdict, 0.5, (0.4, 0.6), 1e-4, one, one), console)
-        assert f"b.onnx {words} a.onnx: 0.500× its time" in console.file.getvalue()
 
 
 def test_a_plan_is_shown_step_by_step_with_the_sum():
