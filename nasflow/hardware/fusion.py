@@ -6,13 +6,23 @@ network takes as long as its kernels together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nasflow.hardware import probes
+from nasflow.hardware.device import Device
 from nasflow.hardware.graph import Operator
 
 ALPHA = 0.5
+# What pairs are tested at: sizes that nn-Meter found telling.
+SIZES: Mapping[str, float] = {"height": 28.0, "width": 28.0, "channels_in": 64.0, "channels_out": 128.0}
+ROWS: Mapping[str, float] = {
+    "batch": 64.0,
+    "channels_in": 256.0,
+    "channels_out": 512.0,
+}  # of a matrix product
+KEEPING = 128.0  # channels of what keeps their number
 
 
 def fused(first_ms: float, second_ms: float, both_ms: float, alpha: float = ALPHA) -> bool:
@@ -116,13 +126,69 @@ def label(operator: Operator) -> str:
     return operator.kind if operator.dtype == "float32" else f"{operator.kind}({operator.dtype})"
 
 
-def kernels(operators: Sequence[Operator], rules: FusionRules) -> list[Kernel]:
-    """The operators grouped as the rules say, depth first: an operator takes in the one that reads its result,
-    and so on. A kernel stands where its first operator does."""
+def pairs(networks: Iterable[Sequence[Operator]]) -> list[tuple[str, str]]:
+    """The labels of operators that follow one another in networks, where nothing else reads the result in between.
+
+    Only those can run as one, so only those need to be tested.
+    """
+    found: dict[tuple[str, str], None] = {}
+    for operators in networks:
+        readers = _readers(operators)
+        for one in operators:
+            after = [i for name in one.outputs for i in readers.get(name, [])]
+            if len(after) == 1:
+                found[label(one), label(operators[after[0]])] = None
+    return sorted(found)
+
+
+def detect(device: Device, tested: Iterable[tuple[str, str]]) -> FusionRules:
+    """Which of the pairs a device runs as one, by measuring both operators alone and together.
+
+    Pairs of which no file can be written are left apart. Raises DeviceError or Unavailable.
+    """
+    asked = [pair for pair in tested if all(probes.known(one) for one in pair)]
+    kernels: list[tuple[str, dict[str, float]]] = []
+    for first, second in asked:
+        sizes = _sizes(first)
+        after = _after(second, following(probes.expanded(first, sizes)[0][2]))
+        more = {f"1.{name}": value for name, value in after.items() if name in ("inputs", "channels_out")}
+        kernels += [(first, sizes), (second, after), (f"{first}+{second}", sizes | more)]
+    times, _ = probes.kernel_ms(device, kernels)
+    return FusionRules(
+        frozenset(pair for number, pair in enumerate(asked) if fused(*times[3 * number : 3 * number + 3]))
+    )
+
+
+def _sizes(name: str) -> dict[str, float]:
+    """What the first operator of a pair is tested at."""
+    if name.startswith(("Gemm", "MatMul")):
+        return dict(ROWS)
+    if name.startswith(("Conv", "GroupedConv")):
+        return dict(SIZES)
+    two = {"inputs": 2.0} if name.partition("(")[0] in probes.TOGETHER else {}
+    return {**SIZES, "channels_in": KEEPING, "channels_out": KEEPING, **two}
+
+
+def _after(name: str, sizes: Mapping[str, float]) -> dict[str, float]:
+    """What the second is tested at, after a result of these sizes."""
+    two = {"inputs": 2.0} if name.partition("(")[0] in probes.TOGETHER else {}
+    given = {key: sizes[key] for key in ("batch", "channels_in", "height", "width")}
+    return {**given, "channels_out": sizes["channels_in"], **two}
+
+
+def _readers(operators: Sequence[Operator]) -> dict[str, list[int]]:
+    """The operators that read each tensor, by their numbers."""
     readers: dict[str, list[int]] = {}
     for number, one in enumerate(operators):
         for name in dict.fromkeys(one.inputs):
             readers.setdefault(name, []).append(number)
+    return readers
+
+
+def kernels(operators: Sequence[Operator], rules: FusionRules) -> list[Kernel]:
+    """The operators grouped as the rules say, depth first: an operator takes in the one that reads its result,
+    and so on. A kernel stands where its first operator does."""
+    readers = _readers(operators)
     taken: set[int] = set()
     found: list[Kernel] = []
     for number, one in enumerate(operators):

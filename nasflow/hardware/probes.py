@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from onnx import NodeProto, TensorProto, helper
 
 from nasflow.errors import NasflowError
+from nasflow.hardware.device import Device
 from nasflow.hardware.graph import CLAMPS, CONVOLUTIONS, POOLS, PRODUCTS
 
 OPSET = 17
+AT_ONCE = 24  # files measured in turns; a device holds all of them in memory
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "int8": TensorProto.UINT8}
 VALUE = 0.01  # of all weights: neither 0 nor 1, which are optimised away, nor so small that it is not a normal number
 SCALE = 0.02  # of all quantised tensors
@@ -45,11 +50,34 @@ def probe(kind: str, features: Mapping[str, float]) -> bytes:
     """
     writer = _Writer()
     steps = expanded(kind, features)
-    last = writer.input(_inputs(steps[0][0], steps[0][2]), steps[0][1])
-    for number, (name, dtype, sizes) in enumerate(steps):
-        stays = number + 1 < len(steps) and steps[number + 1][0] in CLAMPS
-        last = _step(writer, name, dtype, sizes, last, quantise=not stays)
-    return writer.file(last)
+    return writer.file(_written(writer, steps))
+
+
+def block(kind: str, features: Mapping[str, float]) -> bytes:
+    """The file that computes one kernel as it is inside a network: a convolution of one channel makes its input, and
+    a convolution that reads one place takes its result. So the layout that a runtime prefers for its maps is the one
+    it has there, and is not made and undone for this kernel alone. `around` is to be subtracted.
+    """
+    return _surrounded(expanded(kind, features), leave_out=False)
+
+
+def around(kind: str, features: Mapping[str, float]) -> bytes:
+    """The file of `block` without the kernel."""
+    return _surrounded(expanded(kind, features), leave_out=True)
+
+
+def known(label: str) -> bool:
+    """Whether a file can be written for an operator of this label."""
+    name, _, dtype = label.rstrip(")").partition("(")
+    return name in KINDS and (dtype or "float32") in TYPES
+
+
+def within(kind: str) -> bool:
+    """Whether a kernel works on maps of floats from its first operator to its last, so that a block can hold it."""
+    return not any(
+        name in (*PRODUCTS, *RESHAPES, "Flatten") or name.endswith("Linear") or dtype != "float32"
+        for name, dtype, _ in expanded(kind, {})
+    )
 
 
 def nothing() -> bytes:
@@ -58,9 +86,47 @@ def nothing() -> bytes:
     return writer.file(writer.node("Identity", [writer.input((1, 1), "float32")]))
 
 
-def expanded(kind: str, features: Mapping[str, float]) -> list[tuple[str, str, dict[str, float]]]:
+def kernel_ms(
+    device: Device, kernels: Sequence[tuple[str, Mapping[str, float]]], *, inside: bool = True
+) -> tuple[list[float], float]:
+    """Milliseconds of each kernel (kind and features), and of a call that computes nothing.
+
+    A kernel's time is that of a file with it minus that of a file without: with `inside`, both have around them what
+    a network has (`block`), where the kernel allows; else there is nothing else in the file. What comes out below
+    nothing by chance is 0. Files are measured in turns and taken relative to the device's reference network, where
+    it has one, so that a machine that is slower for a while does not move them; its median makes them milliseconds.
+    Raises DeviceError, Unavailable or CannotProbe.
+    """
+    pairs = [
+        (block(kind, features), around(kind, features))
+        if inside and within(kind)
+        else (probe(kind, features), nothing())
+        for kind, features in kernels
+    ]
+    contents = list(dict.fromkeys([nothing(), *(content for pair in pairs for content in pair)]))
+    times = dict(zip(contents, _times(device, contents), strict=True))
+    return [max(0.0, times[whole] - times[rest]) for whole, rest in pairs], times[nothing()]
+
+
+def _times(device: Device, contents: Sequence[bytes]) -> list[float]:
+    told = []
+    with tempfile.TemporaryDirectory() as folder:
+        for at in range(0, len(contents), AT_ONCE):
+            files = []
+            for number, content in enumerate(contents[at : at + AT_ONCE], start=at):
+                files.append(Path(folder) / f"probe{number}.onnx")
+                files[-1].write_bytes(content)
+            told += device.latencies(files)
+    references = [one.reference_ms for one in told if one.reference_ms]
+    if len(references) < len(told):
+        return [one.p50_ms for one in told]
+    unit = statistics.median(references)
+    return [one.p50_ms / reference * unit for one, reference in zip(told, references, strict=True)]
+
+
+def expanded(kind: str, features: Mapping[str, float]) -> list[Step]:
     """Operator, type and complete features of each operator of a kernel."""
-    found: list[tuple[str, str, dict[str, float]]] = []
+    found: list[Step] = []
     for number, label in enumerate(kind.split("+")):
         parsed = re.fullmatch(r"(\w+?)(?:\((\w+)\))?", label)
         if parsed is None:
@@ -104,6 +170,42 @@ def _complete(kind: str, given: Mapping[str, float]) -> dict[str, float]:
 
 
 # ---- one operator
+
+Step = tuple[str, str, dict[str, float]]
+
+
+def _surrounded(kernel: Sequence[Step], *, leave_out: bool) -> bytes:
+    kind, dtype, first = kernel[0]
+    shape = {name: first[name] for name in ("batch", "height", "width")}
+    wide = {**shape, "channels_in": 1.0, "channels_out": first["channels_in"], "kernel": 1.0}
+    steps = [("Conv", dtype, _complete("Conv", wide))]
+    if kind not in CONVOLUTIONS:  # or it might run together with the one before it
+        same = {**shape, "channels_in": first["channels_in"], "kernel": 1.0}
+        steps.append(("MaxPool", dtype, _complete("MaxPool", same)))
+    shared = len(steps) - 1
+    steps += [] if leave_out else kernel
+    last = steps[-1][2]
+    one_place = {
+        "batch": last["batch"], "channels_in": last["channels_out"], "channels_out": 8.0, "kernel": 1.0,
+        "height": last["height_out"], "stride": last["height_out"],
+        "width": last["width_out"], "stride_width": last["width_out"],
+    }  # fmt: skip
+    steps.append(("Conv", dtype, _complete("Conv", one_place)))
+    writer = _Writer()
+    return writer.file(_written(writer, steps, shared))
+
+
+def _written(writer: _Writer, steps: Sequence[Step], shared: int | None = None) -> str:
+    """Write operators one after the other; the name of the last result. The result of the step `shared` is also what
+    later ones read besides the one before, where its shape fits."""
+    kind, dtype, sizes = steps[0]
+    last = writer.input(_inputs(kind, sizes), dtype)
+    for number, (kind, dtype, sizes) in enumerate(steps):
+        stays = number + 1 < len(steps) and steps[number + 1][0] in CLAMPS
+        last = _step(writer, kind, dtype, sizes, last, quantise=not stays)
+        if number == shared:
+            writer.at_hand = {_inputs(*steps[number + 1][::2]): last}
+    return last
 
 
 def _step(
@@ -265,7 +367,7 @@ class _Writer:
 
     nodes: list[NodeProto] = field(default_factory=list)
     inputs: list[tuple[str, int, tuple[int, ...]]] = field(default_factory=list)
-    kinds: dict[str, int] = field(default_factory=dict)  # element types of tensors, where they are no floats
+    at_hand: dict[tuple[int, ...], str] = field(default_factory=dict)  # results that may serve as inputs
 
     def name(self, of: str) -> str:
         return f"{of}{len(self.nodes)}"
@@ -303,7 +405,7 @@ class _Writer:
         return self.node("DequantizeLinear", [x, self.constant((), SCALE, TensorProto.FLOAT), self._zero()])
 
     def _zero(self) -> str:
-        return self.constant((), 128, TensorProto.UINT8)
+        return self.constant((), 0, TensorProto.UINT8)  # so that a clamp at 0 is already done
 
     def file(self, output: str) -> bytes:
         quantised = output.startswith("QuantizeLinear")
@@ -336,7 +438,7 @@ class _Floats:
         return x
 
     def input(self, shape: Sequence[int]) -> str:
-        return self.writer.input(shape, self.dtype)
+        return self.writer.at_hand.get(tuple(shape)) or self.writer.input(shape, self.dtype)
 
     def weights(self, shape: Sequence[int], value: float = VALUE, *, bias: bool = False) -> str:
         return self.writer.constant(shape, value, TYPES[self.dtype])

@@ -14,6 +14,8 @@ from nasflow.hardware import Comparison, Latency, Profile, Reach, timing
 from nasflow.hardware.fusion import UNFUSED, FusionRules, Kernel, kernels
 from nasflow.hardware.graph import operators
 
+REFERENCE_MS = 0.05
+
 Formula = Callable[[Kernel], float]
 """Milliseconds of a kernel."""
 
@@ -71,6 +73,7 @@ class Simulated:
     environment: Mapping[str, Any] = field(default_factory=lambda: {"runtime": "simulated 1.0", "threads": 1})
     asked: int = 0
     _draws: np.random.Generator = field(init=False, repr=False)
+    _exact: Latency | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self._draws = np.random.default_rng(self.seed)
@@ -100,9 +103,20 @@ class Simulated:
         return timing.compare(samples[0], samples[1], of_a, of_b)
 
     def _latency(self, ms: float) -> Latency:
-        measured = timing.latency(self._samples(ms, loads=3), self._samples(0.05, 3), self._environment)
-        # Samples are whole nanoseconds; what is exact here must come out exact.
-        return replace(measured, p50_ms=ms) if not self.noise else measured
+        if self.noise:
+            return timing.latency(self._samples(ms, 3), self._samples(REFERENCE_MS, 3), self._environment)
+        if self._exact is None:
+            self._exact = timing.latency(
+                self._samples(REFERENCE_MS, 3), self._samples(REFERENCE_MS, 3), self._environment
+            )
+        return replace(
+            self._exact,
+            p50_ms=ms,
+            p90_ms=ms,
+            p99_ms=ms,
+            ci=(ms, ms),
+            samples_ms=(ms,) * sum(self._exact.loads),
+        )
 
     def _samples(self, ms: float, loads: int) -> list[list[list[int]]]:
         drawn = np.exp(self.noise * self._draws.standard_normal((loads, 4, 3)))
