@@ -232,6 +232,8 @@ def _key(problem: Problem, contender: Contender, evals: int, batch: int) -> str:
     )
     digest = hashlib.sha256(json.dumps(parts).encode())
     digest.update("\n".join(table.architectures).encode())
+    if table.space.folds:  # which of them are one network
+        digest.update("\n".join(table.space.key(table.at(row)) for row in range(len(table))).encode())
     for column in (*columns, *low):
         digest.update(table.values(column).tobytes())
     return digest.hexdigest()[:16]

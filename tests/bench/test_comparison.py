@@ -220,6 +220,10 @@ def test_finished_searches_are_not_made_again_unless_something_changed(
         {**{c: table.values(c) for c in table.columns}, "ms": table.values("ms") + 1},
     )
     assert again(replace(problem, table=other), ["random"]) == 2
+    # Which rows are one network
+    columns = {c: table.values(c) for c in table.columns}
+    folded = Table("t", table.architectures, columns, np.arange(float(len(table))))
+    assert again(replace(problem, table=folded), ["random"]) == 2
     # Another text of the strategy is another strategy, and of no other one
     with (folder / "scripted_for_bench.py").open("a") as file:
         file.write("\n# changed\n")
