@@ -66,7 +66,7 @@ compress, deploy = (sys.modules[f'nasflow.stages.{name}'] for name in ('compress
 from nasflow.evaluators import latency
 timed(pool.Processes, "results", "train", generator=True)
 for name in ("latency", "latencies", "compare"):
-    timed(device.Local, name, "measure")
+    timed(device.Measured, name, "measure")
 for module in (compress, deploy, latency):
     timed(module, "to_onnx", "export")
 for module in (compress, deploy):
