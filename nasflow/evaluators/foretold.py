@@ -3,6 +3,7 @@ kept."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -50,6 +51,8 @@ def interval(prediction: Prediction) -> tuple[float, float]:
 
 def foretell(predictor: Predictor, files: Sequence[Path]) -> list[Prediction | None]:
     """A prediction for each file; None for one that the predictor knows too little about, which is then measured."""
+    if not files:
+        return []
     try:
         return list(predictor.predict(files))
     except CannotPredict:
@@ -122,7 +125,7 @@ class Records:
         if record.latency is not None and device in self._times:
             self._times[device][number] = record.latency.p50_ms
 
-    def measured(self, device: str, before: int) -> list[tuple[Path, float]]:
+    def measured(self, device: str, before: float = math.inf) -> list[tuple[Path, float]]:
         """The latest measurements of trials with a number below `before`: file and p50 in milliseconds."""
         if device not in self._times:
             numbers = sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdecimal())

@@ -161,7 +161,7 @@ def scatter(summary: Summary, standalone: bool = False) -> str:
 
     title = f"{y.label} against {x.label}: {words.count(len(facts.front(summary)), 'network', 'networks')} on the front"
     body.insert(0, f"<title>{escape(title)}</title>")
-    body.append(_axis(across, up, x.name, y.name))
+    body.append(grid(across, up, x.name, y.name))
     body.append(
         f'<text class="title" x="{left - 52}" y="20">↑ {escape(_title(y))}</text>'
         f'<text class="title" x="{width - right}" y="{height - 8}" text-anchor="end">{escape(_title(x))} →</text>'
@@ -218,7 +218,7 @@ def tick(name: str, value: float) -> str:
     return f"{value:g}" if unit else words.bound(name, value)
 
 
-def _axis(across: Scale, up: Scale, x: str, y: str) -> str:
+def grid(across: Scale, up: Scale, x: str, y: str) -> str:
     """Grid and tick labels; on the vertical axis with at most one label per 40 pixels."""
     bottom, top = up.start, up.stop
     parts = [f'<path class="frame" d="M{across.start},{bottom}H{across.stop}"/>']
@@ -325,7 +325,7 @@ def lines(
     parts = [
         f'<text class="title" x="2" y="14">{escape(y_title)}</text>',
         f'<text class="title" x="{width - right}" y="{height - 4}" text-anchor="end">{escape(x_title)}</text>',
-        _axis(across, up, "value_s", unit),
+        grid(across, up, "value_s", unit),
     ]
     for index, curve in reversed(list(enumerate(series))):
         path = "".join(f"{'L' if step else 'M'}{across(x)},{up(y)}" for step, (x, y) in enumerate(curve))

@@ -14,7 +14,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from nasflow.report import facts, figures, words
+from nasflow.report import facts, figures, latency, words
 from nasflow.report.facts import Metric, Network, Summary
 
 CHOICES_SHOWN = 40  # networks in the table of choices; a front in many objectives can have a thousand members
@@ -41,6 +41,7 @@ def render(summary: Mapping[str, Any]) -> str:
         tiles=_tiles(known),
         warnings=_warnings(known),
         deployed=_deployed(known),
+        latency=latency.panels(known),
         compression=_compression(known),
         **_search(known),
         **_retrained(known),
@@ -222,7 +223,7 @@ def _warnings(summary: Summary) -> list[str]:
         for reason, number in skipped.items()
         if number
     )
-    return found
+    return [*found, *latency.warnings(summary)]
 
 
 def _deployed(summary: Summary) -> list[dict[str, Any]]:

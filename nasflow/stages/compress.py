@@ -30,6 +30,7 @@ from nasflow.pool import Processes
 from nasflow.record import open_record
 from nasflow.space import Choice, Point, Space
 from nasflow.spaces import training as training_space
+from nasflow.stages import finalists
 from nasflow.stages.run import TRAINING_MEMORY, Run
 from nasflow.stages.search import BATCH_PER_WORKER, fidelities, recipe
 from nasflow.strategies.listed import Listed
@@ -98,7 +99,7 @@ def _compress(run: Run) -> dict[str, Any]:
     if not run.experiment.compress.enabled:
         return {"message": "switched off", "steps": [], "networks": []}
     steps: list[Step] = []
-    for trial in picked(run, run.study()):
+    for trial in picked(run, finalists.found(run)):
         steps += _compress_one(run, network_of(run, trial), trial.metrics)
     kept = [step.network for step in steps if step.accepted]
     return {

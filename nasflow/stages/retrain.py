@@ -26,6 +26,7 @@ from nasflow.pool import Processes, Train
 from nasflow.record import open_record
 from nasflow.space import Choice, Point, Scalar, Space
 from nasflow.spaces import training as training_space
+from nasflow.stages import finalists
 from nasflow.stages.compress import network_of, picked
 from nasflow.stages.run import Run
 from nasflow.stages.search import recipe
@@ -70,7 +71,7 @@ def survivors(run: Run) -> tuple[list[Network], list[Network]]:
 
     A network that came with weights keeps them: it is finished already.
     """
-    study = run.study()
+    study = finalists.found(run)
     chosen = spread(study, picked(run, study), run.experiment.retrain.networks)
     whole = [network_of(run, trial) for trial in chosen]
     if run.architecture.weights is None:

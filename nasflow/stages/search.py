@@ -19,6 +19,7 @@ from nasflow.loop import Evaluate, Observer, Strategy
 from nasflow.loop import run as search_loop
 from nasflow.pool import Processes, Train
 from nasflow.space import Space
+from nasflow.stages import finalists, predictors
 from nasflow.stages.run import Infeasible, Run
 from nasflow.study import Objective, Study, Trial
 from nasflow.training import Recipe
@@ -81,7 +82,7 @@ def recipe(run: Run, stage: Literal["search", "compress", "retrain"]) -> Recipe:
 
 
 def evaluation(run: Run) -> Evaluate:
-    """Counted by arithmetic, then measured on every device, then trained."""
+    """Counted by arithmetic, then measured (or predicted, where that is sure enough) on every device, then trained."""
     trials, settings = run.folder / "trials", recipe(run, "search")
     train: Train = Accuracy(run.architecture, run.folds, settings, trials, run.experiment.seed)
     if run.architecture.weights is not None:
@@ -89,13 +90,25 @@ def evaluation(run: Run) -> Evaluate:
     return Evaluate(
         train=train,
         cheap=Counts(run.architecture, settings.batch_size),
-        measure=MeasuredLatency(run.devices, run.architecture, trials),
+        measure=latency(run),
+    )
+
+
+def latency(run: Run) -> MeasuredLatency:
+    """How the latency of a trial is found out."""
+    return MeasuredLatency(
+        run.devices,
+        run.architecture,
+        run.folder / "trials",
+        predictors.foresight(run, predictors.predictors(run)),
+        asked=[objective.metric for objective in run.objectives],
     )
 
 
 def _search(run: Run, observers: Sequence[Observer]) -> dict[str, Any]:
     study, settings = run.study(), run.experiment.search
     total = 1 if study.space.size == 1 else settings.trials
+    predictors.warn_of_stale(run, predictors.keep(run))
 
     def show(trial: Trial) -> None:
         run.notify("search", min(int(study.spent), total - 1), total, _words(study, trial))
@@ -113,11 +126,18 @@ def _search(run: Run, observers: Sequence[Observer]) -> dict[str, Any]:
         )
     finally:
         pool.close()
+    known = finalists.settle(run, study, latency(run)) if predictors.predicts(run) else {}
+    study = finalists.corrected(study, known)
     if not study.front:
         why = study.obstacles() or outcome.message
         raise Infeasible(f"no network keeps every limit: {why}. Loosen a limit or widen the space")
-    found = f"{len(study.front)} network{'s' if len(study.front) > 1 else ''} on the front"
-    return {"message": found if outcome.complete else f"{found}; {outcome.message}", "trials": study.counts}
+    said = [f"{len(study.front)} network{'s' if len(study.front) > 1 else ''} on the front"]
+    said += [outcome.message] if not outcome.complete else []
+    said += [
+        f"{len(numbers)} of them not measured on {device}"
+        for device, numbers in finalists.unmeasured(known, study.front).items()
+    ]
+    return {"message": "; ".join(said), "trials": study.counts, "latency": known}
 
 
 def _words(study: Study, trial: Trial) -> str:

@@ -17,6 +17,7 @@ from nasflow import pareto
 from nasflow.errors import NasflowError
 from nasflow.evaluators.accuracy import RESULT
 from nasflow.files import read_json, write_json
+from nasflow.stages import breakdown, finalists
 from nasflow.stages.run import STAGES, TRAINING_MEMORY, Run
 from nasflow.study import Metrics, Study
 
@@ -49,7 +50,7 @@ def summarise(run: Run) -> dict[str, Any]:
             if o.metric != TRAINING_MEMORY
         ],
         "stages": stages,
-        **_search(run, failure is not None),
+        **_search(run, failure is not None, deploy.get("breakdown", {})),
         "compression": compress.get("steps", []),
         "retrained": [_retrained(run.folder, result) for result in retrain.get("networks", [])],
         "choice": deploy.get("choice"),
@@ -82,11 +83,12 @@ def _failure(folder: Path) -> dict[str, Any] | None:
     return read_json(file) if file.exists() else None
 
 
-def _search(run: Run, stopped: bool) -> dict[str, Any]:
+def _search(run: Run, stopped: bool, shipped: dict[str, Any]) -> dict[str, Any]:
     if not (run.folder / "study.journal").exists():
         return _no_search()
     try:
-        return _found(run.study())
+        study = finalists.found(run)
+        return {**_found(study), "latency": breakdown.told(run, study, shipped)}
     except NasflowError:
         if stopped:  # perhaps by this very error: what it says is in the message
             return _no_search()
@@ -139,7 +141,8 @@ def _found(study: Study) -> dict[str, Any]:
 
 
 def _no_search() -> dict[str, Any]:
-    return {"trials": {}, "points": [], "front": [], "hypervolume": {"reference": {}, "curve": []}}
+    nothing: dict[str, Any] = {"trials": {}, "points": [], "front": [], "latency": {}}
+    return {**nothing, "hypervolume": {"reference": {}, "curve": []}}
 
 
 def _shown(metrics: Metrics) -> dict[str, float]:
