@@ -203,20 +203,24 @@ def _energies(
         return [unavailable("a program is started for every block, and its start would count") for _ in loads]
     try:
         meter = find()
-        rest = power.idle(meter)
     except power.Unavailable as reason:
         return [unavailable(reason) for _ in loads]
     found = []
-    for load, result in zip(loads, results):  # noqa: B905
-        ns = statistics.median(ns for taken in result["samples_ns"] for block in taken for ns in block)
-        try:
-            one = power.energy(load().block, ns, meter, rest)
-        except power.Unavailable as reason:
-            found.append(unavailable(reason))
-            continue
-        details = {key: value for key, value in one._asdict().items() if key not in ("mj", "source")}
-        found.append({"energy_mj": one.mj, "energy_source": one.source, "energy": details})
-    meter.close()
+    try:
+        rest = power.idle(meter)
+        for load, result in zip(loads, results):  # noqa: B905
+            ns = statistics.median(ns for taken in result["samples_ns"] for block in taken for ns in block)
+            try:
+                one = power.energy(load().block, ns, meter, rest)
+            except power.Unavailable as reason:
+                found.append(unavailable(reason))
+                continue
+            details = {key: value for key, value in one._asdict().items() if key not in ("mj", "source")}
+            found.append({"energy_mj": one.mj, "energy_source": one.source, "energy": details})
+    except power.Unavailable as reason:  # of idling
+        return [unavailable(reason) for _ in loads]
+    finally:
+        meter.close()
     return found
 
 
