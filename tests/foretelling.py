@@ -26,8 +26,13 @@ class BySize:
         return [Prediction(ms, self.deviation * ms, (("Conv+Relu", ms),)) for ms in times]
 
     def refitted(self, measured):
-        ratios = [ms / self.predict([file])[0].p50_ms for file, ms in measured]
-        return replace(self, factor=self.factor * statistics.median(ratios))
+        ratios = {
+            large: [ms / self.predict([f])[0].p50_ms for f, ms in measured if self._large(f) is large]
+            for large in (False, True)
+        }
+        factor = self.factor * (statistics.median(ratios[False]) if ratios[False] else 1)
+        off = statistics.median(ratios[True]) if ratios[True] else 1
+        return replace(self, factor=factor, large=self.large * off * self.factor / factor)
 
     def to_json(self):
         return asdict(self)

@@ -21,6 +21,7 @@ from nasflow.evaluators.measured import metrics_of, only_measured
 from nasflow.export import to_onnx
 from nasflow.files import FolderError, sha256
 from nasflow.hardware import Device, DeviceError, Latency
+from nasflow.hardware.device import Lost
 from nasflow.space import Scalar
 from nasflow.study import Metrics, Trial
 
@@ -136,15 +137,21 @@ class MeasuredLatency:
     ) -> dict[int, Record | Exception]:
         """What measuring these trials gives. A trial without an answer has to do with its prediction."""
         foresight = self.foresight.get(device.name)
+        believing = (
+            foresight is not None and foresight.width > 0 and not only_measured(device.name, self.asked)
+        )
         try:
             answers = _measure(device, [self._records.file(number) for number in numbers])
         except Unavailable as away:
-            if foresight is None or not foresight.width or only_measured(device.name, self.asked):
+            if not believing:
                 raise
             log.warning("%s; predictions stand for it meanwhile", away)
             return {number: away for number in numbers if known[number].predicted is None}
         found: dict[int, Record | Exception] = {}
         for number, answer in zip(numbers, answers, strict=True):
+            if isinstance(answer, Lost) and believing and known[number].predicted is not None:
+                log.warning("%s; its prediction stands for it", answer)
+                continue
             if isinstance(answer, Exception):
                 found[number] = answer
                 continue

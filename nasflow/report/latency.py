@@ -45,7 +45,7 @@ def panels(summary: Summary) -> list[dict[str, Any]]:
 
 def warnings(summary: Summary) -> list[str]:
     """What a reader must know before trusting the numbers: predictors that are out of date, networks not measured."""
-    found = []
+    found: list[str] = []
     for device, said in facts.table(summary.get("latency")).items():
         told = facts.table(said)
         stale = told.get("stale")

@@ -17,6 +17,7 @@ from nasflow.errors import Unavailable
 from nasflow.evaluators.foretold import Records, foretell
 from nasflow.evaluators.latency import MeasuredLatency
 from nasflow.files import read_json, write_json
+from nasflow.hardware.device import Lost
 from nasflow.stages.run import Run
 from nasflow.study import Ask, Metrics, Study, StudyError, Trial
 
@@ -52,12 +53,11 @@ def settle(run: Run, study: Study, latency: MeasuredLatency) -> Known:
             except Unavailable:
                 away.add(device.name)
                 continue
-            failed = (
-                (trial, one)
-                for trial, one in zip(members, answers, strict=True)
-                if isinstance(one, Exception)
-            )
-            errors.update({(device.name, trial.number): str(error) for trial, error in failed})
+            for trial, answer in zip(members, answers, strict=True):
+                if isinstance(answer, Lost):
+                    away.add(device.name)
+                elif isinstance(answer, Exception):
+                    errors[device.name, trial.number] = str(answer)
 
     for numbers in rounds.numbers:
         measure(numbers)

@@ -12,6 +12,7 @@ from nasflow.errors import Unavailable
 from nasflow.evaluators.foretold import Foresight, Record, Records
 from nasflow.evaluators.latency import MeasuredLatency
 from nasflow.hardware import Unreachable
+from nasflow.hardware.device import Lost
 from nasflow.hardware.predictor import CannotPredict, Prediction
 
 
@@ -141,6 +142,18 @@ def test_predictions_stand_for_a_device_that_is_away_if_they_may(tmp_path, caplo
     assert "board does not answer; predictions stand for it meanwhile" in caplog.text
     with pytest.raises(Unreachable):
         latency(tmp_path, Fake(away=True))([trial(0, 3)])
+
+
+def test_predictions_stand_for_a_device_that_goes_away_while_it_is_asked(tmp_path, caplog):
+    class Going(Fake):
+        def latencies(self, files):
+            raise Lost("board went away")
+
+    found = latency(tmp_path, Going(), predictor=Scaled(deviation=0.3), width=0.1)([trial(0, 3), trial(1, 5)])
+    assert found == [{"latency_ms@board": 3.0}, {"latency_ms@board": 5.0}]
+    assert "board went away; its prediction stands for it" in caplog.text
+    (failed,) = latency(tmp_path / "measured", Going())([trial(0, 3)])
+    assert isinstance(failed, Lost)
 
 
 def test_records_from_before_there_were_predictions_are_read(tmp_path):
