@@ -118,16 +118,26 @@ def show_result(summary: Mapping[str, Any], folder: Path) -> None:
 
 
 def show_latency(device: str, file: str, measured: Latency, words: str) -> None:
-    """What a file was measured to take, beside the reference network's time in the same minutes."""
-    row = {
+    """What a file was measured to take, beside the reference network's time in the same minutes. What the device
+    cannot tell says so."""
+    energy = measured.energy_source if measured.energy_mj is None else measured.energy_mj
+    row: dict[str, Any] = {
         "file": file,
         "p50 ms": measured.p50_ms,
         "p90 ms": measured.p90_ms,
+        "p99 ms": measured.p99_ms,
         "low ms": measured.ci[0],
         "high ms": measured.ci[1],
         "calls": len(measured.samples_ms),
+        "outliers": measured.outliers,
         "reference ms": measured.reference_ms,
+        "drift": f"{measured.drift:+.1%}" if measured.drift else "none",
+        "memory kB": "unavailable" if measured.peak_memory_kb is None else measured.peak_memory_kb,
+        "energy mJ": energy,
+        "throughput per s": measured.throughput_per_s,
+        "verdict": f"too noisy: {measured.noisy}" if measured.noisy else "steady",
     }
+    row = {name: value for name, value in row.items() if value is not None}
     _show(create_table_artifact, [row], key=key(device, "latency"), description=words)
 
 

@@ -34,5 +34,7 @@ def profile(file: str, device: str = "local-cpu") -> State[Any]:
         f"{measured.p50_ms:.4g} ms on {device} (95 % interval {measured.ci[0]:.4g} to {measured.ci[1]:.4g}, "
         f"p90 {measured.p90_ms:.4g}, {len(measured.samples_ms)} calls)"
     )
+    if measured.noisy:
+        words += f"; too noisy to tell: {measured.noisy}"
     artifacts.show_latency(device, file, measured, words)
     return completed(words, measured.to_json())
