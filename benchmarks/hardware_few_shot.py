@@ -8,9 +8,9 @@ A table is a Parquet or CSV file with a row for each cell of NAS-Bench-201, writ
 column `...latency_ms` for each device; or a folder of HELP's with arch.pt and latency/DEVICE.pt, as of the FBNet
 space. With `--known`, the devices of that table are known ones too, and only those of the first are foretold.
 
-Architectures are split at random, 900 to train and 4,000 of the rest to test, five times. Each device in turn is the new
-one: ten of the training architectures are chosen, without looking at it, and are all that is seen of it; of the
-others, only the training architectures are seen, and of the test ones only the encoding. The figures are Spearman's
+Architectures are split at random, 900 to train and 4,000 of the rest to test, five times. Each device in turn is the
+new one: ten of the training architectures are chosen, without looking at it, and are all that is seen of it; of
+the others, only the training architectures are seen, and of the test ones only the encoding. The figures are Spearman's
 rank correlations on the test architectures, twice: with every other column known, and with none that is of the same
 physical device (another batch size or data set, which tells nearly all).
 
