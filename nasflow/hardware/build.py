@@ -35,6 +35,7 @@ LEAST = 10  # networks; with fewer nothing can be said about accuracy
 AT_ONCE = 10  # networks measured in turns
 KERNELS_AT_ONCE = 12
 FOR_KERNELS = 0.6  # share of the time that goes to kernels where a method wants them; networks get the rest
+NEIGHBOURS = kernels.NEIGHBOURS
 PRIOR = 100  # networks whose kernels are measured
 CORRECTING = (
     60  # networks, at most, that a method which does not learn from networks is corrected and judged by
@@ -70,6 +71,7 @@ class Record:
     failed: set[str] = field(default_factory=set)
     call_ms: float | None = None
     seconds: float = 0.0
+    longest: float = 0.0  # seconds of a batch of networks
 
     @classmethod
     def open(cls, folder: Path, state: Mapping[str, Any], supply: str) -> Record:
@@ -180,7 +182,7 @@ class _Building:
         if method == "table":
             self.measure_kernels(keys)
         else:
-            kernels.sample(keys, self.measure_kernels)
+            kernels.sample(keys, self.measure_kernels, neighbours=NEIGHBOURS)
         if not self.record.kernels or self.record.call_ms is None:
             raise BuildError(
                 f"no kernel was measured in time; give more than {self.limit_s / 60:g} --minutes"
@@ -217,13 +219,11 @@ class _Building:
 
     def measure_networks(self, *, until_s: float, most: int | None) -> None:
         """Measure networks in turns while there is time for another batch."""
-        number, longest = max(self.record.networks, default=-1) + 1, 0.0
-        while self.spent() + longest < until_s and (most is None or number < most):
-            before = self.spent()
+        number = max(self.record.networks, default=-1) + 1
+        while self.spent() + self.record.longest < until_s and (most is None or number < most):
             some = range(number, number + AT_ONCE)
             number = some.stop
             self.note({"networks": self._networks(some)})
-            longest = max(longest, self.spent() - before)
             self.say(
                 f"{len(self.record.networks)} networks, {self.spent() / 60:.1f} of {self.limit_s / 60:g} minutes"
             )
@@ -247,11 +247,6 @@ class _Building:
         if not learns:
             self.measure_networks(until_s=self.limit_s, most=CORRECTING)
         times = self.times()
-        if len(times) < LEAST:
-            raise BuildError(
-                f"expected at least {LEAST} networks to be measured, to learn from and to judge by, got {len(times)} in"
-                f" {self.limit_s / 60:g} minutes; give more --minutes"
-            )
         if not learns:
             predictor = predictor.refitted(self._predictable(predictor, [n for n in times if n % HELD]))
         held = self._predictable(predictor, [number for number in times if number % HELD == 0])
@@ -281,7 +276,12 @@ class _Building:
         return found
 
     def times(self) -> dict[int, float]:
-        """Milliseconds of the networks, as if the machine had been all along as it was in the median."""
+        """Milliseconds of the networks, as if the machine had been all along as it was in the median. Raises BuildError for few."""
+        if len(self.record.networks) < LEAST:
+            raise BuildError(
+                f"expected at least {LEAST} networks to be measured, to learn from and to judge by, got"
+                f" {len(self.record.networks)} in {self.limit_s / 60:g} minutes; give more --minutes"
+            )
         unit = self.reference_ms()
         return {
             number: ms / reference * unit for number, (ms, reference) in sorted(self.record.networks.items())

@@ -28,8 +28,8 @@ class Stopped(Exception):
 
 
 def ticking():
-    """A clock that goes on by a second whenever it is looked at."""
-    return itertools.count().__next__
+    """A clock that goes on by some seconds whenever it is looked at."""
+    return itertools.count(step=4).__next__
 
 
 def made(folder, method="network", minutes=1.0, device=None, **others):
@@ -39,8 +39,8 @@ def made(folder, method="network", minutes=1.0, device=None, **others):
 @pytest.mark.parametrize("method", building.METHODS)
 def test_every_method_builds_a_predictor_that_is_judged_on_networks_held_out(method, tmp_path, monkeypatch):
     monkeypatch.setattr(building, "PRIOR", 6)
-    monkeypatch.setattr(building.kernels, "NEIGHBOURS", 2)
-    built = made(tmp_path, method, minutes=4.0)
+    monkeypatch.setattr(building, "NEIGHBOURS", 1)
+    built = made(tmp_path, method, minutes=2.0)
     assert built.predictor.kind == method
     assert built.accuracy.count >= 2
     assert built.accuracy.mape.value < (1.0 if method == "roofline" else 0.3)
@@ -70,7 +70,7 @@ def test_the_seconds_of_a_stopped_build_count(tmp_path):
     device = Simulated()
     made(tmp_path, minutes=1.0, device=device)
     assert device.asked == 1
-    assert sum(line.get("seconds", 0) for line in _lines(tmp_path)) <= 61
+    assert sum(line.get("seconds", 0) for line in _lines(tmp_path)) <= 70
 
 
 def test_a_line_that_a_kill_cut_off_is_as_if_never_written(tmp_path):
