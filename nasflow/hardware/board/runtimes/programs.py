@@ -15,6 +15,7 @@ import re
 import shlex
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -188,7 +189,7 @@ class CommandLine:
         self._tool = next((tool for tool in tools if program and tool.program in program), tools[0])
         self._program = shlex.split(program or self._tool.program)
         self._machine, self._core = machine, core
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder = ""
         self._numbers: Iterator[int] = itertools.count()
         self._built: set[str] = set()
 
@@ -255,6 +256,9 @@ class CommandLine:
         return times, text
 
     def _scratch(self) -> str:
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="nasflow-")
-        return self._folder.name
+        if not self._folder:
+            self._folder = tempfile.mkdtemp(prefix="nasflow-")
+            weakref.finalize(
+                self, shutil.rmtree, self._folder, ignore_errors=True
+            )  # at the end of it or of all
+        return self._folder
