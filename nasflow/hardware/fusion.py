@@ -12,7 +12,7 @@ from typing import Any
 
 from nasflow.hardware import probes
 from nasflow.hardware.device import Device
-from nasflow.hardware.graph import Operator
+from nasflow.hardware.graph import GATES, VIEWS, Operator
 
 ALPHA = 0.5
 # What pairs are tested at: sizes that nn-Meter found telling.
@@ -23,6 +23,10 @@ ROWS: Mapping[str, float] = {
     "channels_out": 512.0,
 }  # of a matrix product
 KEEPING = 128.0  # channels of what keeps their number
+# What works number by number, so that it can run along with what made the numbers.
+ALONG = {
+    *probes.ALONE, *probes.TOGETHER, "BatchNormalization", "Clip", "HardSigmoidInParts", "HardSwishInParts", "Swish",
+}  # fmt: skip
 
 
 def fused(first_ms: float, second_ms: float, both_ms: float, alpha: float = ALPHA) -> bool:
@@ -127,26 +131,27 @@ def label(operator: Operator) -> str:
 
 
 def pairs(networks: Iterable[Sequence[Operator]]) -> list[tuple[str, str]]:
-    """The labels of operators that follow one another in networks, where nothing else reads the result in between.
-
-    Only those can run as one, so only those need to be tested.
+    """The labels of operators that follow one another in networks and may run as one, so have to be tested: the second
+    works number by number, nothing else reads the result of the first, and a file can be written for each.
     """
     found: dict[tuple[str, str], None] = {}
     for operators in networks:
         readers = _readers(operators)
         for one in operators:
             after = [i for name in one.outputs for i in readers.get(name, [])]
-            if len(after) == 1:
-                found[label(one), label(operators[after[0]])] = None
+            if len(after) == 1 and operators[after[0]].kind in ALONG and one.kind not in VIEWS:
+                pair = label(one), label(operators[after[0]])
+                gated = one.kind in GATES and pair[1].startswith("Mul")  # a gate, times another map
+                if all(map(probes.known, pair)) and not gated:
+                    found[pair] = None
     return sorted(found)
 
 
-def detect(device: Device, tested: Iterable[tuple[str, str]]) -> FusionRules:
-    """Which of the pairs a device runs as one, by measuring both operators alone and together.
+def detect(device: Device, asked: Sequence[tuple[str, str]]) -> FusionRules:
+    """Which pairs of operators a device runs as one, by measuring both alone and together.
 
-    Pairs of which no file can be written are left apart. Raises DeviceError or Unavailable.
+    Raises DeviceError, Unavailable or CannotProbe.
     """
-    asked = [pair for pair in tested if all(probes.known(one) for one in pair)]
     kernels: list[tuple[str, dict[str, float]]] = []
     for first, second in asked:
         sizes = _sizes(first)

@@ -131,6 +131,8 @@ def expanded(kind: str, features: Mapping[str, float]) -> list[Step]:
         parsed = re.fullmatch(r"(\w+?)(?:\((\w+)\))?", label)
         if parsed is None:
             raise CannotProbe(f"expected a kernel such as 'Conv+Relu' or 'Conv(int8)', got {kind!r}")
+        if (parsed[2] or "float32") not in TYPES:
+            raise CannotProbe(f"{parsed[1]} of {parsed[2]}: expected one of {sorted(TYPES)}")
         if number:
             prefix = f"{number}."
             given = {key[len(prefix) :]: value for key, value in features.items() if key.startswith(prefix)}
@@ -212,8 +214,6 @@ def _step(
     writer: _Writer, kind: str, dtype: str, sizes: Mapping[str, float], x: str, *, quantise: bool
 ) -> str:
     """Write one operator that reads x; an integer one between its conversions, as files spell it."""
-    if dtype not in TYPES:
-        raise CannotProbe(f"{kind} of {dtype}: expected one of {sorted(TYPES)}")
     size = {name: int(value) for name, value in sizes.items()}
     if kind == "QuantizeLinear":
         return writer.quantised(x)
