@@ -19,11 +19,13 @@ import numpy as np
 from nasflow import training
 from nasflow.data import Split
 from nasflow.evaluators.counts import Counts
+from nasflow.evaluators.measured import metrics_of
 from nasflow.experiment import Experiment
 from nasflow.export import to_onnx
+from nasflow.hardware import Device
 from nasflow.space import Point
 from nasflow.spaces import training as training_space
-from nasflow.stages import Run
+from nasflow.stages import Run, predictors
 from nasflow.stages.search import recipe, strategy
 
 SAMPLED = 12  # networks that are counted, to see how many keep the limits
@@ -66,8 +68,8 @@ def plan(experiment: Experiment, folder: Path) -> Plan:
     run = Run(experiment, folder)
     space = run.architecture.space()
     strategy(run, space, run.objectives)
-    for device in run.devices:
-        device.check()
+    predictors.predictors(run)
+    devices = predictors.answering(run)
     rng = np.random.default_rng(experiment.seed)
     points = [space.sample(rng) for _ in range(SAMPLED if space.size > 1 else 1)]
     counts = Counts(run.architecture, recipe(run, "search").batch_size)
@@ -78,7 +80,7 @@ def plan(experiment: Experiment, folder: Path) -> Plan:
     if len(allowed) < len(points):
         some = f"{len(allowed)} of {len(points)}" if allowed else f"None of {len(points)}"
         notes.append(f"{some} random networks keep the limits; the others are refused before training.")
-    cost = _cost(run, (allowed or points)[:TIMED])
+    cost = _cost(run, (allowed or points)[:TIMED], devices)
     return Plan(experiment.name, _steps(run, space.size, cost), tuple(notes))
 
 
@@ -102,7 +104,7 @@ def _steps(run: Run, size: float, cost: Cost) -> tuple[Step, ...]:
         Step(
             "search",
             f"{trials} trainings of {search.epochs} epochs by {search.strategy.name}, {workers} at once;"
-            f" each measured on {devices}",
+            f" {'the front of them' if predictors.predicts(run) else 'each'} measured on {devices}",
             trials * (search.epochs * experiment.data.folds * cost.epoch / workers + cost.measure),
         ),
     ]
@@ -134,7 +136,7 @@ def _steps(run: Run, size: float, cost: Cost) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def _cost(run: Run, points: Sequence[Point]) -> Cost:
+def _cost(run: Run, points: Sequence[Point], devices: Sequence[Device]) -> Cost:
     """The medians over a few networks; the first is done twice, since the first time of anything is slow."""
     settings = recipe(run, "search")
     data = run.data
@@ -150,8 +152,8 @@ def _cost(run: Run, points: Sequence[Point]) -> Cost:
             training.train(network, some, training_space.recipe(point, moment), seed=run.experiment.seed)
             trained = time.perf_counter()
             to_onnx(network, data.shape, file)
-            for device in run.devices:
-                device.latency(file)
+            for device in devices:
+                metrics_of(device.latency(file), device.name, run.asked)
             epochs.append((trained - start) * len(data.train) / images)
             measures.append(time.perf_counter() - trained)
     return Cost(statistics.median(epochs[1:]), statistics.median(measures[1:]))

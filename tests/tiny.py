@@ -98,10 +98,17 @@ def by_size(file: Path) -> float:
 
 @dataclass(frozen=True)
 class Scripted:
-    """A Device that takes as long for a file as `cost` says, in milliseconds, at every time of day."""
+    """A Device that takes as long for a file as `cost` says, in milliseconds, at every time of day.
+
+    Where it is asked, it answers many at once four times as fast, and, if it has a `meter`, tells that it takes two
+    watts.
+    """
 
     name: str = "local-cpu"
     cost: Callable[[Path], float] = by_size
+    energy: bool = False
+    throughput: bool = False
+    meter: bool = True
 
     def check(self) -> None:
         pass
@@ -120,6 +127,9 @@ class Scripted:
             source="measured",
             date="2025-01-01T00:00:00+00:00",
             environment={"date": "2025-01-01T00:00:00+00:00"},
+            energy_mj=2 * ms if self.energy and self.meter else None,
+            energy_source="a formula" if self.energy and self.meter else "unavailable: no meter here",
+            throughput_per_s=4000 / ms if self.throughput else None,
         )
 
     def latencies(self, files: Sequence[Path]) -> list[Latency]:
@@ -133,11 +143,16 @@ class Scripted:
 
 
 @contextlib.contextmanager
-def world(cost: Callable[[Path], float] = by_size, *, processes: bool = False) -> Iterator[None]:
+def world(
+    cost: Callable[[Path], float] = by_size, *, processes: bool = False, meter: bool = True
+) -> Iterator[None]:
     """Within, devices are `Scripted`, and networks are trained in this process unless `processes`."""
+
+    def connect(profile: hardware.Profile, **asked: Any) -> Scripted:
+        return Scripted(profile.name, cost, meter=meter, **asked)
+
     with contextlib.ExitStack() as stack:
-        scripted = mock.patch.object(hardware, "connect", lambda profile: Scripted(profile.name, cost))
-        stack.enter_context(scripted)
+        stack.enter_context(mock.patch.object(hardware, "connect", connect))
         for module in () if processes else POOLED:
             stack.enter_context(mock.patch.object(module, "Processes", lambda *_, **__: InProcess()))
         yield
@@ -150,9 +165,10 @@ def opened(
     *,
     cost: Callable[[Path], float] = by_size,
     processes: bool = False,
+    meter: bool = True,
     **options: Any,
 ) -> Iterator[Run]:
-    with world(cost, processes=processes), stages.open_run(wanted, folder, **options) as run:
+    with world(cost, processes=processes, meter=meter), stages.open_run(wanted, folder, **options) as run:
         yield run
 
 

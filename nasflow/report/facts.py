@@ -11,7 +11,14 @@ from typing import Any
 Summary = dict[str, Any]
 
 UNITS = {"ms": "ms", "kb": "kB", "mb": "MB", "mj": "mJ", "s": "s"}
-LABELS = {"flops": "multiply-adds", "params": "parameters", "size": "file size"}
+LABELS = {
+    "flops": "multiply-adds",
+    "params": "parameters",
+    "size": "file size",
+    "compute_intensity": "multiply-adds per byte",
+}
+MEASURED = {"latency_ms": "p50_ms", "energy_mj": "energy_mj", "throughput_per_s": "throughput_per_s"}
+MORE_IS_BETTER = ("compute_intensity", "throughput_per_s")
 COUNTS = ("flops", "params")
 SHARES = ("error", "accuracy", "agreement")
 
@@ -99,11 +106,14 @@ def rows(value: object) -> list[dict[str, Any]]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def metric(name: str, goal: str = "min", limit: float | None = None) -> Metric:
-    """What the name of a metric says about it: quantity, unit and device."""
+def metric(name: str, goal: str | None = None, limit: float | None = None) -> Metric:
+    """What the name of a metric says about it: quantity, unit and device, and whether more of it is better."""
     base, _, device = name.partition("@")
+    goal = goal or ("max" if base in MORE_IS_BETTER else "min")
     if base in SHARES or base.endswith(("_error", "_accuracy")):
         unit, quantity = "%", base
+    elif base.endswith("_per_s"):
+        unit, quantity = "/s", base.removesuffix("_per_s")
     elif base.rpartition("_")[2] in UNITS and "_" in base:
         quantity, _, suffix = base.rpartition("_")
         unit = UNITS[suffix]
@@ -223,8 +233,9 @@ def _deployed(summary: Summary) -> list[Network]:
             "error": number(entry.get("validation_error", retrained.get(name, {}).get("error"))),
             "size_kb": number(entry.get("size_kb")),
             **{
-                f"latency_ms@{device}": number(table(cost).get("p50_ms"))
+                f"{quantity}@{device}": number(table(cost).get(key))
                 for device, cost in table(entry.get("latency")).items()
+                for quantity, key in MEASURED.items()
             },
         }
         network = Network(

@@ -77,11 +77,11 @@ def _reasons(summary: Summary, chosen: Network) -> tuple[str, ...]:
         for data, value in (("test", test), ("validation", validation))
         if value is not None
     ][:1]
-    costs = [
-        f"{amount(name, chosen.metrics[name])} on {facts.metric(name).device}"
-        for name in (f"latency_ms@{device}" for device in facts.table(entry.get("latency")))
-        if name in chosen.metrics
-    ]
+    costs = []
+    for device in facts.table(entry.get("latency")):
+        named = (f"{quantity}@{device}" for quantity in facts.MEASURED)
+        amounts = [amount(name, chosen.metrics[name]) for name in named if name in chosen.metrics]
+        costs += [f"{', '.join(amounts)} on {device}"] if amounts else []
     parts = " at ".join([*known, *([" and ".join(costs)] if costs else [])])
     versus = _versus(summary, chosen)
     first = f"{parts}{', ' if parts and versus else ''}{versus}"

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from nasflow.evaluators.counts import Counts
+from nasflow.evaluators.measured import metrics_of, only_measured
 from nasflow.files import sha256
+from nasflow.hardware import Device
+from nasflow.hardware.device import reference_network
 from nasflow.space import Choice, Point
+from nasflow.stages import predictors
 from nasflow.stages.run import Run, RunError
 from nasflow.training import seeded
 
@@ -21,8 +28,8 @@ def define(run: Run) -> dict[str, Any]:
 
 def _define(run: Run) -> dict[str, Any]:
     data, space = run.data, run.architecture.space()
-    for device in run.devices:
-        device.check()
+    predictors.predictors(run)
+    check_metrics(run, predictors.answering(run))
     corners: list[Point] = [
         {p.name: p.options[at] if isinstance(p, Choice) else p.at(-at) for p in space.parameters}
         for at in (0, -1)
@@ -51,6 +58,18 @@ def _define(run: Run) -> dict[str, Any]:
             "last": dict(largest),
         },
     }
+
+
+def check_metrics(run: Run, devices: Sequence[Device]) -> None:
+    """Raise Unavailable unless each device can tell the energy or throughput that is asked of it."""
+    wanting = [device for device in devices if only_measured(device.name, run.asked)]
+    if not wanting:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "reference.onnx"
+        file.write_bytes(reference_network())
+        for device in wanting:
+            metrics_of(device.latency(file), device.name, run.asked)
 
 
 def _check_answer(run: Run, point: Point) -> None:

@@ -18,10 +18,12 @@ import numpy as np
 from nasflow import data as datasets
 from nasflow import pareto
 from nasflow.evaluators.counts import Counts
+from nasflow.evaluators.measured import metrics_of
 from nasflow.export import parity, predict, to_onnx
 from nasflow.files import read_json, sha256, write_json
 from nasflow.hardware import Latency
 from nasflow.network import Network
+from nasflow.stages import breakdown, finalists
 from nasflow.stages.compress import quantised, validation_error
 from nasflow.stages.run import TRAINING_MEMORY, Run, RunError
 from nasflow.study import Metrics, Objective
@@ -75,10 +77,12 @@ def _deploy(run: Run) -> dict[str, Any]:
                 folder
             )  # of an earlier deployment with other settings: its certificate no longer holds
     shipped = next(one for one in deployed if one["shipped"])
+    file = next(candidate.file for candidate in candidates if candidate.name == shipped["name"])
     return {
         "message": f"{shipped['name']} ships: test error {shipped['test_error']:.2%}",
         "choice": choice,
         "deployed": deployed,
+        "breakdown": breakdown.layers(run, file),
     }
 
 
@@ -135,7 +139,11 @@ def _metrics(run: Run, network: Network, file: Path, latency: Mapping[str, Laten
         "size_kb": file.stat().st_size / 1024,
         AGREEMENT: same.agreement,
         "error": validation_error(run.data, file),
-        **{f"latency_ms@{name}": measured.p50_ms for name, measured in latency.items()},
+        **{
+            metric: value
+            for name, measured in latency.items()
+            for metric, value in metrics_of(measured, name, run.asked).items()
+        },
     }
 
 
@@ -183,7 +191,7 @@ def choose(run: Run, candidates: Sequence[Candidate]) -> dict[str, Any]:
 
 def _nearest_knee(run: Run, pool: Sequence[Candidate]) -> Candidate:
     """The candidate nearest to the ideal corner, each objective scaled by the range over front and candidates."""
-    study = run.study()
+    study = finalists.found(run)
     optimised = [o for o in study.objectives if o.optimise]
     mine = [[o.loss({**c.metrics, "error": c.error}) for o in optimised] for c in pool]
     theirs = study.losses(study.front).tolist()

@@ -31,6 +31,7 @@ import psutil
 from nasflow import data as datasets
 from nasflow import hardware
 from nasflow.errors import NasflowError
+from nasflow.evaluators.measured import ONLY_MEASURED
 from nasflow.experiment import Experiment, differences, dump, objectives
 from nasflow.files import FolderError, locked, read_json, sha256, sweep, write_json, write_text
 from nasflow.network import Architecture, Make, Part
@@ -105,9 +106,19 @@ class Run:
         cap = Objective(TRAINING_MEMORY, limit=float(self.memory_mb), optimise=False)
         return (*objectives(self.experiment), cap)
 
+    @property
+    def asked(self) -> frozenset[str]:
+        """The names of the metrics that are optimised or limited."""
+        return frozenset(objective.metric for objective in self.objectives)
+
     @cached_property
     def devices(self) -> list[hardware.Device]:
-        return [hardware.connect(hardware.load_profile(name)) for name in self.experiment.devices]
+        """The experiment's devices, which measure energy and throughput only where that is asked for."""
+        found = []
+        for profile in map(hardware.load_profile, self.experiment.devices):
+            energy, throughput = (f"{metric}@{profile.name}" in self.asked for metric in ONLY_MEASURED)
+            found.append(hardware.connect(profile, energy=energy, throughput=throughput))
+        return found
 
     @property
     def workers(self) -> int:

@@ -9,7 +9,7 @@ from tiny import experiment, opened
 
 from nasflow import names, stages
 from nasflow.data import DataError
-from nasflow.errors import NasflowError
+from nasflow.errors import NasflowError, Unavailable
 from nasflow.hardware import Unreachable
 
 
@@ -50,6 +50,20 @@ def test_a_device_that_is_away_is_told_before_anything_is_trained(finished_run, 
     ):
         stages.pipeline(run)
     assert not (tmp_path / "run" / "study.journal").exists()
+
+
+def test_what_a_device_cannot_tell_is_said_before_anything_is_trained(finished_run, tmp_path):
+    wanted = experiment(finished_run.data, objectives=["error", "energy_mj"])
+    with (
+        opened(wanted, tmp_path / "run", meter=False) as run,
+        pytest.raises(
+            Unavailable, match=r"energy_mj on local-cpu: the device measured none .*: no meter here"
+        ),
+    ):
+        stages.pipeline(run)
+    assert not (tmp_path / "run" / "study.journal").exists()
+    with opened(wanted, tmp_path / "other") as run:
+        assert stages.define(run)["message"]
 
 
 @pytest.mark.parametrize(
