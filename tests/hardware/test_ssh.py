@@ -1,0 +1,71 @@
+"""Devices reached by the system's ssh, tried against real servers on the loopback."""
+
+import sys
+import time
+
+import pytest
+
+from nasflow.hardware.device import Lost, Measured, Profile, reference_network
+from nasflow.hardware.transport import Refused, Ssh
+from nasflow.testing import TransportContract, TransportUnderTest, loopback
+
+
+@pytest.fixture(scope="module", params=loopback.servers())
+def board(request, tmp_path_factory):
+    """A server of each kind that is here."""
+    why = loopback.servers()[request.param]
+    if why:
+        pytest.skip(why)
+    with loopback.serving(request.param, tmp_path_factory.mktemp("ssh")) as server:
+        yield server
+
+
+class TestSsh(TransportContract):
+    @pytest.fixture
+    def under_test(self, board, tmp_path):
+        folder = tmp_path / "device"
+        folder.mkdir()
+        return TransportUnderTest(Ssh(board.host, config=board.config, folder=str(folder)), folder, board.cut)
+
+
+def reached(board, tmp_path, monkeypatch, **more):
+    """The board as a measured device."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    reach = {"backend": "ssh", "host": board.host, "python": sys.executable}
+    profile = Profile(name="pi", description="a test", reach=reach)
+    way = Ssh(board.host, config=more.pop("config", board.config), folder=str(tmp_path))
+    return Measured(profile, way, 0.05, 0.05, energy=False, pauses_s=(0.0,), **more)
+
+
+def test_a_network_is_measured_over_ssh(board, tmp_path, monkeypatch):
+    file = tmp_path / "network.onnx"
+    file.write_bytes(reference_network())
+    seen = []
+    (one,) = reached(board, tmp_path, monkeypatch).latencies([file], watch=seen.append)
+    assert 0 < one.ci[0] <= one.p50_ms and one.source == "measured" and len(one.loads) >= 3
+    assert {progress.file for progress in seen} == {None, file}
+    assert not list(tmp_path.glob("nasflow-job*"))
+
+
+def test_a_wrong_host_key_is_refused_in_clear_words(board, tmp_path, monkeypatch):
+    config, known = tmp_path / "config", tmp_path / "known_hosts"
+    port, _, _ = board.known_hosts.read_text().partition(" ")
+    for line, said in (
+        ("", r"pi: .*its host key is not known: connect once by hand \(ssh board\)"),
+        (f"{port} {(board.known_hosts.parent / 'user_key.pub').read_text()}", "not the one in known_hosts"),
+    ):
+        known.write_text(line)
+        config.write_text(board.config.read_text().replace(str(board.known_hosts), str(known)))
+        with pytest.raises(Refused, match=said):
+            reached(board, tmp_path, monkeypatch, config=config).check()
+
+
+def test_a_connection_that_breaks_every_time_is_given_up(board, tmp_path, monkeypatch):
+    file = tmp_path / "network.onnx"
+    file.write_bytes(reference_network())
+    with pytest.raises(Lost, match=r"pi: does not answer, asked 2 times: the connection was cut"):
+        reached(board, tmp_path, monkeypatch).latencies([file], watch=lambda _: board.cut())
+    deadline = time.monotonic() + 20
+    while list(tmp_path.glob("nasflow-job*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not list(tmp_path.glob("nasflow-job*"))
