@@ -16,6 +16,8 @@ from typer.main import get_command
 
 import nasflow
 from nasflow import cli, hardware, stages
+from nasflow.experiment import objectives
+from nasflow.hardware.profile import QUANTITIES
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -129,6 +131,23 @@ def test_every_experiment_of_the_how_to_is_tried_or_is_a_device():
 def test_the_device_of_the_how_to_can_be_asked(somewhere):
     profile = hardware.load_profile("boards/lab-pc.yaml")
     assert (profile.name, profile.reach.threads, profile.facts[0].value) == ("lab-pc", 2, 16)
+
+
+def test_the_boards_and_the_experiment_of_the_devices_can_be_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = files(ROOT / "docs/devices.md")
+    for name, text in found.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    boards = [hardware.load_profile(name) for name in found if name.startswith("boards/")]
+    assert [board.reach.backend for board in boards] == ["ssh", "adb", "local"]
+    limits = {one.metric: one.goal for one in objectives(nasflow.load_experiment("frugal.yaml")) if one.limit}
+    assert (limits["energy_mj@local-cpu"], limits["compute_intensity"]) == ("min", "max")
+
+
+def test_every_quantity_of_a_fact_is_in_the_documents():
+    text = (ROOT / "docs/devices.md").read_text()
+    assert all(f"| {name} | {unit} | {told} |" in text for name, (unit, told) in QUANTITIES.items())
 
 
 def test_the_python_of_the_how_to_runs(somewhere, small_fit, capsys):
