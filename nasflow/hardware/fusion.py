@@ -154,7 +154,7 @@ def detect(device: Device, asked: Sequence[tuple[str, str]]) -> FusionRules:
     """
     kernels: list[tuple[str, dict[str, float]]] = []
     for first, second in asked:
-        sizes = _sizes(first)
+        sizes = _sizes(first, second)
         after = _after(second, following(probes.expanded(first, sizes)[0][2]))
         more = {f"1.{name}": value for name, value in after.items() if name in ("inputs", "channels_out")}
         kernels += [(first, sizes), (second, after), (f"{first}+{second}", sizes | more)]
@@ -164,14 +164,16 @@ def detect(device: Device, asked: Sequence[tuple[str, str]]) -> FusionRules:
     )
 
 
-def _sizes(name: str) -> dict[str, float]:
-    """What the first operator of a pair is tested at."""
+def _sizes(name: str, second: str) -> dict[str, float]:
+    """What the first operator of a pair is tested at: with as many channels out as in before an operator of two
+    inputs, so that the other can be the first one's own, as around a residual block."""
     if name.startswith(("Gemm", "MatMul")):
         return dict(ROWS)
-    if name.startswith(("Conv", "GroupedConv")):
-        return dict(SIZES)
+    groups = {"groups": 4.0} if name.startswith("GroupedConv") else {}
+    if name.startswith(("Conv", "GroupedConv")) and second.partition("(")[0] not in probes.TOGETHER:
+        return {**SIZES, **groups}
     two = {"inputs": 2.0} if name.partition("(")[0] in probes.TOGETHER else {}
-    return {**SIZES, "channels_in": KEEPING, "channels_out": KEEPING, **two}
+    return {**SIZES, "channels_in": KEEPING, "channels_out": KEEPING, **two, **groups}
 
 
 def _after(name: str, sizes: Mapping[str, float]) -> dict[str, float]:

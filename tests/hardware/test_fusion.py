@@ -52,6 +52,8 @@ def test_rules_are_found_by_measuring_pairs_on_a_device(residual):
     assert asked == [("Add", "Relu"), ("Conv", "Relu"), ("Relu", "Add")]
     assert detect(Simulated(rules=FUSING), asked).pairs == {("Conv", "Relu")}
     assert detect(Simulated(), asked).pairs == frozenset()
+    sums = FusionRules(frozenset({("Conv", "Add"), ("Add", "Relu")}))
+    assert detect(Simulated(rules=sums), [("Conv", "Add"), ("Conv", "Relu"), ("Add", "Relu")]) == sums
 
 
 def test_rules_survive_json():
