@@ -214,16 +214,12 @@ def profile(
             "expected either one FILE.onnx to measure or --compare A.onnx B.onnx, or --build METHOD"
         )
     if build is not None:
-        from importlib import import_module
+        from nasflow.cli_hardware import build_command
 
-        try:
-            building = import_module("nasflow.cli_hardware")
-        except ModuleNotFoundError as error:
-            raise NasflowError("--build is not part of this version of nasflow") from error
         with terminal.interruptible(
             "stopped; what was measured is kept: run the same command again to go on"
         ):
-            building.build_command(device, build, minutes, space, shape)
+            build_command(device, build, minutes, space, shape)
         return
     for given in [file] if file else compare or ():
         if not given.is_file():
