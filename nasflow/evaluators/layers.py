@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from nasflow.hardware.fusion import FusionRules, Kernel, kernels
 from nasflow.hardware.graph import GraphError, Operator, operators
 from nasflow.hardware.predictor import Predictor
 
+ADDED = re.compile(r"(_nchwc|_token_\d+)+$")  # by the runtime to names of what it rewrote
 RUNS = 50
 WARM_UP = 10
 
@@ -68,7 +70,7 @@ def profiled(file: Path, threads: int = 1, batch: int = 1) -> list[Layer]:
             times.setdefault(name, []).append(event["dur"] / 1000)
             kinds[name] = event["args"]["op_name"]
     try:
-        groups = _grouped(list(times), operators(file, batch))
+        groups = _grouped(kinds, operators(file, batch))
     except GraphError:  # a network of the user's own whose sizes cannot be told still takes its time
         groups = {}
     return [_layer(name, kinds[name], _usual(times[name][WARM_UP:]), groups.get(name, ())) for name in times]
@@ -100,16 +102,20 @@ def _layer(name: str, kind: str, ms: float, group: Sequence[Operator]) -> Layer:
     )
 
 
-def _grouped(names: Sequence[str], whole: Sequence[Operator]) -> dict[str, list[Operator]]:
-    """Which operators each kernel of the runtime stands for.
+def _grouped(kinds: Mapping[str, str], whole: Sequence[Operator]) -> dict[str, list[Operator]]:
+    """Which operators each kernel of the runtime (by its name; the kind it says) stands for.
 
-    It calls a kernel like one of its operators or like its result; what it calls nowhere runs together with what it
-    reads, or with what reads it if that is all.
+    It calls a kernel like one of its operators or like its result, or makes up a name where there is none. Operators
+    that have no kernel run together with what reads them or with what they read.
     """
     by_name = {one.name: one.name for one in whole} | {
         output: one.name for one in whole for output in one.outputs
     }
-    kernel_of = {by_name[base]: name for name in names if (base := name.removesuffix("_nchwc")) in by_name}
+    kernel_of = {by_name[base]: name for name in kinds if (base := ADDED.sub("", name)) in by_name}
+    for name, kind in kinds.items():
+        alike = (one.name for one in whole if one.kind == kind and one.name not in kernel_of)
+        if ADDED.sub("", name) not in by_name and (first := next(alike, None)) is not None:
+            kernel_of[first] = name
     readers = {name: one for one in whole for name in one.inputs}
     makers = {name: one for one in whole for name in one.outputs}
     for one in whole:  # a convolution that runs with the activation which reads it
@@ -118,7 +124,7 @@ def _grouped(names: Sequence[str], whole: Sequence[Operator]) -> dict[str, list[
             kernel_of[one.name] = kernel_of[reader.name]
     for one in whole:
         made = [makers[name] for name in one.inputs if name in makers and makers[name].name in kernel_of]
-        if one.name not in kernel_of and made:
+        if one.name not in kernel_of and made and not one.macs:
             kernel_of[one.name] = kernel_of[max(made, key=whole.index).name]
     groups: dict[str, list[Operator]] = {}
     for one in whole:

@@ -58,6 +58,7 @@ SCHEMA = {
         }
     ],
     "front": [{"trial": int, "point": dict, "metrics": METRICS, "knee": bool}],
+    "latency": {"*": dict},
     "hypervolume": {"reference": METRICS, "curve": [NUMBER]},
     "compression": [
         {
