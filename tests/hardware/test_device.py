@@ -248,3 +248,71 @@ def _runs(process):
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
+
+
+# what is no use as an answer
+
+
+class Answers:
+    """A transport that gives one answer after the other; those that are exceptions are raised."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def run(self, command, **given):
+        one = self.answers.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return json.dumps(one)
+
+
+def told(samples=((1, 2),), loads=3, **environment):
+    result = {"samples_ns": [samples] * loads}
+    return {
+        "environment": {"date": "1970-01-01T00:00:09Z", **environment},
+        "reference": result,
+        "models": [result],
+    }
+
+
+def asked(*answers, pauses_s=()):
+    profile = Profile(name="pi", description="a test", reach={"backend": "ssh", "host": "pi"})
+    return devices.Measured(profile, Answers(*answers), 0.1, 0.01, pauses_s=pauses_s)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (told(samples=((1, 0),)), "times above 0 ns"),
+        (told(samples=((1, -5),)), "times above 0 ns"),
+        (told(samples=((1, float("nan")),)), "times above 0 ns"),
+        (told(samples=((),)), "times above 0 ns"),
+        (told(loads=2), "3 to 200 loads"),
+        ({**told(), "models": []}, "expected 1 models, got 0"),
+        ({**told(), "models": [{**told()["models"][0], "energy_mj": -1}]}, "an amount for energy_mj"),
+    ],
+)
+def test_an_answer_that_cannot_be_right_is_refused(answer, said, files):
+    with pytest.raises(DeviceError, match=f"pi: its answer cannot be right: .*{said}"):
+        asked(answer).latency(files["small"])
+
+
+def test_a_device_that_comes_back_is_asked_again_and_one_that_does_not_is_given_up(files):
+    gone = Unreachable("no route")
+    assert asked(gone, told(), pauses_s=(0.0,)).latency(files["small"]).p50_ms > 0
+    with pytest.raises(devices.Lost, match="pi: does not answer, asked 2 times: no route"):
+        asked(gone, gone, pauses_s=(0.0,)).latency(files["small"])
+    with pytest.raises(Unreachable, match="asked 2 times"):
+        asked(gone, gone, pauses_s=(0.0,)).check()
+
+
+def test_another_runtime_than_before_is_not_compared_with_it(files):
+    board = asked(told(runtime="onnxruntime 1.20"), told(runtime="onnxruntime 1.31"))
+    board.latency(files["small"])
+    with pytest.raises(DeviceError, match=r"its runtime was onnxruntime 1\.20 and is onnxruntime 1\.31 now"):
+        board.latency(files["small"])
+
+
+def test_a_wrong_clock_of_the_device_is_no_date_of_the_measurement(files):
+    one = asked(told()).latency(files["small"])
+    assert one.date > "2020" and one.environment["device_date"] == "1970-01-01T00:00:09Z"
