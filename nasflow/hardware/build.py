@@ -35,6 +35,7 @@ LEAST = 10  # networks; with fewer nothing can be said about accuracy
 AT_ONCE = 10  # networks measured in turns
 KERNELS_AT_ONCE = 12
 FOR_KERNELS = 0.6  # share of the time that goes to kernels where a method wants them; networks get the rest
+MEASURING = 0.97  # share of the time; fitting gets the rest
 NEIGHBOURS = kernels.NEIGHBOURS
 PRIOR = 100  # networks whose kernels are measured
 CORRECTING = (
@@ -171,7 +172,7 @@ class _Building:
     def predictor(self, method: str) -> Predictor:
         """The predictor by a method, from measurements that leave time for networks where it needs any."""
         if method == "network":
-            self.measure_networks(until_s=self.limit_s, most=None)
+            self.measure_networks(until_s=MEASURING * self.limit_s, most=None)
             shown = [(number, ms) for number, ms in self.times().items() if number % HELD]
             known = [grouped(operators(self.file(number), self.batch), UNFUSED) for number, _ in shown]
             return networks.fit(known, [ms for _, ms in shown], UNFUSED, batch=self.batch)
@@ -245,7 +246,7 @@ class _Building:
         """The predictor with its accuracy on networks held out; one that does not learn from networks is first
         corrected by the others."""
         if not learns:
-            self.measure_networks(until_s=self.limit_s, most=CORRECTING)
+            self.measure_networks(until_s=MEASURING * self.limit_s, most=CORRECTING)
         times = self.times()
         if not learns:
             predictor = predictor.refitted(self._predictable(predictor, [n for n in times if n % HELD]))
@@ -276,7 +277,10 @@ class _Building:
         return found
 
     def times(self) -> dict[int, float]:
-        """Milliseconds of the networks, as if the machine had been all along as it was in the median. Raises BuildError for few."""
+        """Milliseconds of the networks, as if the machine had been all along as it was in the median.
+
+        Raises BuildError if they are too few.
+        """
         if len(self.record.networks) < LEAST:
             raise BuildError(
                 f"expected at least {LEAST} networks to be measured, to learn from and to judge by, got"
