@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from nasflow.hardware.device import Measured, Profile
 from nasflow.hardware.transport import Adb, Here
 from nasflow.testing import TransportContract, TransportUnderTest
 
@@ -53,3 +54,18 @@ class TestOldAdb(TransportContract):
     def under_test(self, device, tmp_path, monkeypatch):
         attach(tmp_path, monkeypatch, OLD_ADB)
         return TransportUnderTest(Adb("emulator-5554", folder=str(device)), device)
+
+
+def test_a_phone_without_python_needs_only_its_benchmark_program(device, tmp_path, monkeypatch):
+    attach(tmp_path, monkeypatch, NEW_ADB)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tool = tmp_path / "benchmark_model"
+    tool.write_text("#!/bin/sh\necho 'count=5 avg=900'\necho 'count=20 first=1 avg=1500 std=3'\n")
+    tool.chmod(0o755)
+    model = tmp_path / "model.tflite"
+    model.write_bytes(b"model")
+    reach = {"backend": "adb", "runtime": "litert", "program": str(tool), "python": "/no/python"}
+    profile = Profile(name="phone", description="a test", reach=reach)
+    phone = Measured(profile, Adb(folder=str(device)), 0.05, 0.01, energy=False)
+    assert phone.latency(model).p50_ms == 1.5
+    assert list(device.iterdir()) == []
