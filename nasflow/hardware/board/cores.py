@@ -21,7 +21,8 @@ def settle(threads: int, core: int | None, meanwhile: Callable[[], object]) -> N
         os.environ[f"{name}_NUM_THREADS"] = str(threads)
     with contextlib.suppress(OSError):  # only administrators may; the environment tells
         os.setpriority(os.PRIO_PROCESS, 0, -20)  # a neighbour then costs its share of caches, not of time
-        os.setsid()  # Linux weighs sessions first, then the processes in them
+        with contextlib.suppress(PermissionError):  # it leads a session already
+            os.setsid()  # Linux weighs sessions first, then the processes in them
         with open("/proc/self/autogroup", "w") as file:
             file.write("-20")
     pinning = hasattr(os, "sched_setaffinity")
