@@ -234,7 +234,8 @@ def profile(
             show_devices.latency(device, file, measured, console)
         else:
             assert compare is not None
-            measured = connected.compare(*compare)
+            with show_devices.watching(device, compare, console) as watch:
+                measured = connected.compare(*compare, watch)
             show_devices.comparison(device, compare, measured, console)
     if as_json is not None:
         write_json(as_json, timing.answer(measured))

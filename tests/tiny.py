@@ -135,7 +135,7 @@ class Scripted:
     def latencies(self, files: Sequence[Path]) -> list[Latency]:
         return [self.latency(file) for file in files]
 
-    def compare(self, a: Path, b: Path) -> Comparison:
+    def compare(self, a: Path, b: Path, watch: Any = None) -> Comparison:
         of_a, of_b = self.latency(a), self.latency(b)
         ratio = of_b.p50_ms / of_a.p50_ms
         verdict = "faster" if ratio < 0.99 else "slower" if ratio > 1.01 else "cannot tell"

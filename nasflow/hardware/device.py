@@ -80,7 +80,7 @@ class Device(Protocol):
     def latencies(self, files: Sequence[Path], watch: Follow | None = None) -> list[Latency]:
         """Measure files in turns, so that the machine's drift meets all of them alike; `watch` sees it done."""
 
-    def compare(self, a: Path, b: Path) -> Comparison:
+    def compare(self, a: Path, b: Path, watch: Follow | None = None) -> Comparison:
         """Whether b is faster or slower than a."""
 
 
@@ -137,7 +137,7 @@ class Missing:
     def latencies(self, files: Sequence[Path], watch: Follow | None = None) -> list[Latency]:
         raise self._away
 
-    def compare(self, a: Path, b: Path) -> Comparison:
+    def compare(self, a: Path, b: Path, watch: Follow | None = None) -> Comparison:
         raise self._away
 
     @property
@@ -183,10 +183,17 @@ class Measured:
             return []
         batch = self.profile.throughput_batch if self.throughput else None
         more = {"energy": self.energy, "throughput_batch": batch}
-        return self._ask(files, LOADS, self.precision, watch, more).latencies()
+        told = self._ask(files, LOADS, self.precision, watch, more).latencies()
+        noisy = [number for number, latency in enumerate(told) if latency.noisy]
+        if noisy:  # once more, since others may have gone meanwhile; what is noisy still says so
+            again = self._ask([files[i] for i in noisy], LOADS, self.precision, watch, more).latencies()
+            for number, latency in zip(noisy, again, strict=True):
+                told[number] = timing.steadier(told[number], latency)
+        return told
 
-    def compare(self, a: Path, b: Path) -> Comparison:
-        told = self._ask([a, b], LOADS_COMPARED, precision=0.0)  # the more loads, the more the test can tell
+    def compare(self, a: Path, b: Path, watch: Follow | None = None) -> Comparison:
+        # The more loads, the more the test can tell.
+        told = self._ask([a, b], LOADS_COMPARED, 0.0, watch)
         of_a, of_b = told.latencies()
         return timing.compare(told.samples[0], told.samples[1], of_a, of_b)
 

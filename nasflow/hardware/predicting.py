@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nasflow.hardware.device import DeviceError
+from nasflow.hardware.device import DeviceError, Follow
 from nasflow.hardware.predictor import Built, CannotPredict
 from nasflow.hardware.profile import Profile
 from nasflow.hardware.timing import Comparison, Latency
@@ -66,7 +66,7 @@ class Predicting:
             for one in found
         ]
 
-    def compare(self, a: Path, b: Path) -> Comparison:
+    def compare(self, a: Path, b: Path, watch: Follow | None = None) -> Comparison:
         raise DeviceError(
             f"{self.name}: predictions cannot tell which of two files is faster, only measurements can;"
             f" connect the device, then: nasflow profile {self.name} --compare {a} {b}"

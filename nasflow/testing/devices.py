@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from nasflow.hardware import Comparison, Latency, Profile, Reach, timing
+from nasflow.hardware.device import Follow
 from nasflow.hardware.fusion import UNFUSED, FusionRules, Kernel, kernels
 from nasflow.hardware.graph import operators
 
@@ -97,7 +98,7 @@ class Simulated:
         self.asked += len(files)
         return [self._latency(self.true_ms(file)) for file in files]
 
-    def compare(self, a: Path, b: Path) -> Comparison:
+    def compare(self, a: Path, b: Path, watch: Follow | None = None) -> Comparison:
         samples = [self._samples(self.true_ms(file), loads=8) for file in (a, b)]
         of_a, of_b = (timing.latency(one, samples[0], self._environment) for one in samples)
         return timing.compare(samples[0], samples[1], of_a, of_b)

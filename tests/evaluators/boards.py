@@ -53,7 +53,7 @@ class Fake:
             raise DeviceError(f"{self.name}: cannot run {bad[0]}")
         return [made_up(width) for width in widths]
 
-    def compare(self, a, b):
+    def compare(self, a, b, watch=None):
         raise NotImplementedError
 
 
