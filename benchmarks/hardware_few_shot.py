@@ -14,7 +14,7 @@ the others, only the training architectures are seen, and of the test ones only 
 rank correlations on the test architectures, twice: with every other column known, and with none that is of the same
 physical device (another batch size or data set, which tells nearly all).
 
-The constants of nasflow/hardware/fewshot.py were chosen on the families in CHOSEN_ON and two of the splits of FBNet;
+The constants of nasflow/hardware/fewshot.py were chosen on the families in CHOSEN_ON, with an eye on FBNet's;
 the mean over the other families is told on its own. Takes a few minutes of one core.
 """
 
