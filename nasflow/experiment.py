@@ -191,7 +191,7 @@ class SearchSettings(Settings):
     """How networks are looked for: by which strategy, how many are trained and for how long each; and whether the
     latency of each is measured, or predicted where the device's predictor is sure enough (the front is measured)."""
 
-    strategy: Strategy = Named(name="nsga2")
+    strategy: Strategy = Named(name="auto")
     trials: Count = 24
     epochs: Count = 8
     latency: Literal["measured", "predicted"] = "measured"

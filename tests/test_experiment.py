@@ -54,7 +54,7 @@ def test_the_examples_in_the_docstrings_are_true():
 def test_a_data_set_is_all_an_experiment_needs_to_say():
     found = read("data: digits\n")
     assert found == Experiment(name="one", data=DataSettings(name="digits"), space=("mobile",))
-    assert found.search.strategy == Named(name="nsga2")
+    assert found.search.strategy == Named(name="auto")
     assert [o.metric for o in objectives(found)] == ["error", "latency_ms@local-cpu", "flops"]
 
 

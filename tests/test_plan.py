@@ -31,7 +31,7 @@ def test_every_stage_is_planned_with_what_it_does_and_nothing_is_left_behind(fol
     said = {step.stage: step.what for step in found.steps}
     assert list(said) == ["define", "search", "compress", "retrain", "deploy"]
     assert "225 images to train on, 75 to judge by" in said["define"]
-    assert "30 trainings of 4 epochs by nsga2, 2 at once; each measured on local-cpu" in said["search"]
+    assert "30 trainings of 4 epochs by auto, 2 at once; each measured on local-cpu" in said["search"]
     assert "5 prunings" in said["compress"] and "2 times each" in said["retrain"]
     assert found.seconds == sum(step.seconds for step in found.steps) > 0
     assert not (folder / "runs" / "digits").exists()
@@ -71,7 +71,7 @@ def test_limits_that_refuse_networks_are_told_beforehand():
         ("search.strategy={name: random, wat: 1}", "strategy 'random' takes no argument 'wat'"),
         ("space={name: mobile, widht: 3}", "space 'mobile' takes no argument 'widht': did you mean 'widths'"),
         ("devices=[raspberry-pi-4]", "raspberry-pi-4 .* is described but not connected"),
-        ("devices=[raspberry]", "unknown device 'raspberry': did you mean 'raspberry-pi-4'"),
+        ("devices=[raspberry]", "unknown device 'raspberry': did you mean 'raspberry-pi-5' or 'raspberry-pi-4'"),
         ("data={name: folder, path: nowhere}", "nowhere"),
     ],
 )

@@ -396,13 +396,17 @@ junk = st.recursive(
 def test_no_damage_to_a_summary_keeps_the_page_from_being_made(
     damage: list[tuple[tuple[Any, ...], Any]],
 ) -> None:
+    def within(spot: Any, key: Any) -> bool:
+        if isinstance(spot, list):
+            return isinstance(key, int) and len(spot) > key
+        return isinstance(spot, dict) and key in spot
+
     summary = read()
     for path, value in damage:
         spot: Any = summary
-        for key in path[:-1]:
-            known = (isinstance(spot, dict) and key in spot) or (isinstance(spot, list) and len(spot) > key)
-            spot = spot[key] if known else None
-        if isinstance(spot, dict) or (isinstance(spot, list) and len(spot) > path[-1]):
+        for key in path[:-1]:  # what was damaged before may have no such place any more
+            spot = spot[key] if within(spot, key) else None
+        if within(spot, path[-1]):
             spot[path[-1]] = value
     assert Page(render(summary)).data is not None
     ElementTree.fromstring(front_svg(summary))
