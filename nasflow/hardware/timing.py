@@ -1,6 +1,6 @@
 """What repeated timings say: the latency of a file, and whether one file is faster than another.
 
-Samples come as `[load][round][call]` nanoseconds, as nasflow/hardware/runner.py takes them. A load is what repeats
+Samples come as `[load][round][call]` nanoseconds, as nasflow/hardware/board takes them. A load is what repeats
 independently (each puts the network elsewhere in memory, which alone moves its time by a percent), so intervals
 and tests count loads, never single calls: with calls the same file would be told from itself every second time.
 """
