@@ -71,7 +71,10 @@ def test_limits_that_refuse_networks_are_told_beforehand():
         ("search.strategy={name: random, wat: 1}", "strategy 'random' takes no argument 'wat'"),
         ("space={name: mobile, widht: 3}", "space 'mobile' takes no argument 'widht': did you mean 'widths'"),
         ("devices=[raspberry-pi-4]", "raspberry-pi-4 .* is described but not connected"),
-        ("devices=[raspberry]", "unknown device 'raspberry': did you mean 'raspberry-pi-5' or 'raspberry-pi-4'"),
+        (
+            "devices=[raspberry]",
+            "unknown device 'raspberry': did you mean 'raspberry-pi-5' or 'raspberry-pi-4'",
+        ),
         ("data={name: folder, path: nowhere}", "nowhere"),
     ],
 )
