@@ -14,10 +14,10 @@ run: $(READY)  ## find, shrink, train and certify networks for handwritten digit
 	$(BIN)/nasflow run digits
 
 test: check  ## lint, types, layers and tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-all: check  ## the same with kills, servers, browsers and long trainings
-	$(BIN)/pytest -m ""
+	$(BIN)/pytest -m "" -n auto --dist worksteal
 
 check: $(READY)  ## lint, types and layers alone
 	$(BIN)/ruff check .

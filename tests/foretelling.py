@@ -30,9 +30,10 @@ class BySize:
             large: [ms / self.predict([f])[0].p50_ms for f, ms in measured if self._large(f) is large]
             for large in (False, True)
         }
-        factor = self.factor * (statistics.median(ratios[False]) if ratios[False] else 1)
-        off = statistics.median(ratios[True]) if ratios[True] else 1
-        return replace(self, factor=factor, large=self.large * off * self.factor / factor)
+        # Where large files are as far off as small ones, either tells of both.
+        both = [ratio for group in ratios.values() for ratio in group] if self.large == 1.0 else []
+        small, off = (statistics.median(ratios[large] or both or [1.0]) for large in (False, True))
+        return replace(self, factor=self.factor * small, large=self.large * off / small)
 
     def to_json(self):
         return asdict(self)

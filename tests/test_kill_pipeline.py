@@ -30,7 +30,9 @@ def deterministic(summary: dict[str, Any]) -> dict[str, Any]:
     stages = {stage: {**said, "seconds": 0} for stage, said in summary["stages"].items()}
     stages["report"]["message"] = ""
     points = [{**point, "seconds": 0} for point in summary["points"]]
-    return {**summary, "folder": "", "seconds": 0, "stages": stages, "points": points}
+    # Where the time of the shipped file goes is timed by the runtime itself.
+    latency = {name: {**said, "breakdown": ...} for name, said in summary["latency"].items()}
+    return {**summary, "folder": "", "seconds": 0, "stages": stages, "points": points, "latency": latency}
 
 
 def results(folder: Path) -> dict[str, str]:

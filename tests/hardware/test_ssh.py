@@ -28,13 +28,13 @@ class TestSsh(TransportContract):
         return TransportUnderTest(Ssh(board.host, config=board.config, folder=str(folder)), folder, board.cut)
 
 
-def reached(board, tmp_path, monkeypatch, **more):
+def reached(board, tmp_path, monkeypatch, budget_s=0.05, precision=0.05, **more):
     """The board as a measured device."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     reach = {"backend": "ssh", "host": board.host, "python": sys.executable}
     profile = Profile(name="pi", description="a test", reach=reach)
     way = Ssh(board.host, config=more.pop("config", board.config), folder=str(tmp_path))
-    return Measured(profile, way, 0.05, 0.05, energy=False, pauses_s=(0.0,), **more)
+    return Measured(profile, way, budget_s, precision, energy=False, pauses_s=(0.0,), **more)
 
 
 def test_a_network_is_measured_over_ssh(board, tmp_path, monkeypatch):
@@ -64,7 +64,10 @@ def test_a_connection_that_breaks_every_time_is_given_up(board, tmp_path, monkey
     file = tmp_path / "network.onnx"
     file.write_bytes(reference_network())
     with pytest.raises(Lost, match=r"pi: does not answer, asked 2 times: the connection was cut"):
-        reached(board, tmp_path, monkeypatch).latencies([file], watch=lambda _: board.cut())
+        patient = reached(
+            board, tmp_path, monkeypatch, budget_s=10.0, precision=0.0
+        )  # not done before it is cut
+        patient.latencies([file], watch=lambda _: board.cut())
     deadline = time.monotonic() + 20
     while list(tmp_path.glob("nasflow-job*")) and time.monotonic() < deadline:
         time.sleep(0.05)
