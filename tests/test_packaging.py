@@ -153,9 +153,9 @@ def test_make_test_is_lint_types_layers_and_tests_with_one_thread(checkout):
         "ruff format --check . OMP=1",
         "mypy OMP=1",
         "lint-imports OMP=1",
-        "pytest OMP=1",
+        "pytest -n auto --dist worksteal OMP=1",
     ]
-    assert checkout("test-all")[-1] == "pytest -m  OMP=1"
+    assert checkout("test-all")[-1] == "pytest -m  -n auto --dist worksteal OMP=1"
 
 
 def test_continuous_integration_is_make_test_and_nothing_else(tmp_path):
