@@ -14,7 +14,7 @@ from nasflow.compression.precision import PrecisionError
 
 torch.set_num_threads(1)
 
-IMAGES = torch.randn(48, *SHAPE, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(20, *SHAPE, generator=torch.Generator().manual_seed(0))
 QATS = (None, "lsq", "pact")
 
 
@@ -122,7 +122,7 @@ def test_every_calibration_gives_other_ranges():
 def test_all_weights_learn_through_the_rounding(qat):
     model = simulate(policy(trained(residual), 4), trained(residual), SHAPE, IMAGES, qat=qat)
     model.train()
-    functional.cross_entropy(model(IMAGES), torch.arange(48) % 5).backward()
+    functional.cross_entropy(model(IMAGES), torch.arange(20) % 5).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
@@ -176,7 +176,7 @@ def test_policies_that_do_not_fit_are_refused(given, error, says):
 
 def test_what_cannot_be_calibrated_is_refused():
     wanted = {"activation_bits.0.0": 8}
-    with pytest.raises(SimulateError, match=r"got \(48, 3, 4, 8\)"):
+    with pytest.raises(SimulateError, match=r"got \(20, 3, 4, 8\)"):
         simulate(wanted, trained(chain), SHAPE, IMAGES[:, :, :4])
     with pytest.raises(SimulateError, match="some images"):
         simulate(wanted, trained(chain), SHAPE, IMAGES[:0])
