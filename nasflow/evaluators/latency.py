@@ -7,6 +7,7 @@ where a `Foresight` says so. After every batch the predictor is refitted on what
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +21,13 @@ from nasflow.evaluators.foretold import Foresight, Record, Records, foretell
 from nasflow.evaluators.measured import metrics_of, only_measured
 from nasflow.export import to_onnx
 from nasflow.files import FolderError, sha256
-from nasflow.hardware import Device, DeviceError, Latency
+from nasflow.hardware import Device, DeviceError, Latency, Unreachable
 from nasflow.hardware.device import Lost
 from nasflow.space import Scalar
 from nasflow.study import Metrics, Trial
 
 SEED = 0  # of the weights, whose values do not move the time
+MOST_LOST = 3  # batches in a row in which a device went away: it is then not waited for any more
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,9 @@ class MeasuredLatency:
     the metrics `asked` also those that come with a measurement, such as energy.
 
     A trial's folder, `folder`/NNNNN, gets the exported candidate.onnx and, for each device, its whole latency
-    with all samples; a trial that has them is not measured again. Raises Unavailable if a device is away.
+    with all samples; a trial that has them is not measured again. Raises Unavailable if a device is away. One that
+    goes away while it is asked fails what is left of the batch, and is asked again for the next one; when that has
+    happened in three batches in a row it counts as away.
 
     `foresight` has what is foretold of a device, by its name. A prediction that is believed spares the
     measurement; all predictions of a batch come from the predictor as refitted on the trials before it, so a search
@@ -58,6 +62,7 @@ class MeasuredLatency:
     foresight: Mapping[str, Foresight] = field(default_factory=dict)
     asked: Collection[str] = ()
     _records: Records = field(init=False, repr=False, compare=False)
+    _lost: Counter[str] = field(default_factory=Counter, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_records", Records(self.folder))
@@ -141,7 +146,7 @@ class MeasuredLatency:
             foresight is not None and foresight.width > 0 and not only_measured(device.name, self.asked)
         )
         try:
-            answers = _measure(device, [self._records.file(number) for number in numbers])
+            answers = self._answers(device, [self._records.file(number) for number in numbers])
         except Unavailable as away:
             if not believing:
                 raise
@@ -158,6 +163,21 @@ class MeasuredLatency:
             found[number] = record = known[number].measured(answer)
             self._records.write(number, device.name, record)
         return found
+
+    def _answers(self, device: Device, files: Sequence[Path]) -> list[Latency | Exception]:
+        """What a device says of files. Raises Unreachable where it went away in too many batches in a row."""
+        if not files:
+            return []
+        if self._lost[device.name] < MOST_LOST:
+            answers = _measure(device, files)
+            lost = any(isinstance(one, Lost) for one in answers)
+            self._lost[device.name] = self._lost[device.name] + 1 if lost else 0
+            if self._lost[device.name] < MOST_LOST:
+                return answers
+        raise Unreachable(
+            f"{device.name}: went away in {MOST_LOST} batches in a row; start the run again when it answers, and it"
+            " goes on from here"
+        )
 
     def _export(self, trial: Trial) -> Path | Exception:
         """The trial's network, not trained yet, as a file."""
@@ -181,12 +201,15 @@ def _metrics(latency: Latency, device: Device, asked: Collection[str]) -> Metric
 
 
 def _measure(device: Device, files: Sequence[Path]) -> list[Latency | Exception]:
-    """All files in turns; if that fails, one after the other, so that one bad file spoils no other's answer."""
-    if not files:
-        return []
+    """All files in turns; if that fails, one after the other, so that one bad file spoils no other's answer. A device
+    that went away is not asked about the rest: it has been waited for long enough."""
     try:
         return list(device.latencies(files))
     except DeviceError as error:
-        if len(files) == 1:
-            return [error]
-        return [_measure(device, [file])[0] for file in files]
+        if len(files) == 1 or isinstance(error, Lost):
+            return [error] * len(files)
+    answers: list[Latency | Exception] = []
+    for file in files:
+        gone = answers[-1] if answers and isinstance(answers[-1], Lost) else None
+        answers.append(gone or _measure(device, [file])[0])
+    return answers

@@ -7,7 +7,7 @@ import calendar
 import dataclasses
 import functools
 import json
-import math
+import logging
 import os
 import socket
 import sys
@@ -44,7 +44,10 @@ DEADLINE_S = 120.0  # a device that takes this much longer than its budget has h
 EXTRAS_S = 5.0  # a file, for energy and throughput
 PAUSES_S = (2.0, 10.0)  # before a device that went away is asked again
 APART_S = 60.0  # two clocks that differ by less show the same time
+AMOUNTS = ("core_share", "cores", "preemptions", "seconds", "stolen_ticks", "threads")  # of the environment
 RUNNER, SPEC = "runner.pyz", "spec.json"
+
+log = logging.getLogger(__name__)
 
 
 class Lost(DeviceError):
@@ -186,7 +189,11 @@ class Measured:
         told = self._ask(files, LOADS, self.precision, watch, more).latencies()
         noisy = [number for number, latency in enumerate(told) if latency.noisy]
         if noisy:  # once more, since others may have gone meanwhile; what is noisy still says so
-            again = self._ask([files[i] for i in noisy], LOADS, self.precision, watch, more).latencies()
+            try:
+                again = self._ask([files[i] for i in noisy], LOADS, self.precision, watch, more).latencies()
+            except Lost as gone:
+                log.warning("%s; what is noisy is not measured once more", gone)
+                return told
             for number, latency in zip(noisy, again, strict=True):
                 told[number] = timing.steadier(told[number], latency)
         return told
@@ -338,6 +345,7 @@ class _Answer:
                     energy_mj=one.get("energy_mj"),
                     energy_source=one.get("energy_source") or "unavailable",
                     throughput_per_s=one.get("throughput_per_s"),
+                    throughput_batch=one.get("throughput_batch"),
                 )
             )
         return found
@@ -353,8 +361,8 @@ def _read_answer(text: str, spec: Mapping[str, Any], named: Mapping[str, Path]) 
             raise DeviceError(f"cannot run {meant}: {told['error']}")
         environment = dict(told["environment"])
         models, reference = told.get("models", []), (told.get("reference") or {}).get("samples_ns", [])
-        wrong = _wrong(models, reference, spec) if named else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        wrong = _wrong_about(environment) or (_wrong(models, reference, spec) if named else None)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DeviceError(f"expected the runner's answer, got {text[:80]!r}") from error
     if wrong is not None:
         raise DeviceError(f"its answer cannot be right: {wrong}")
@@ -380,14 +388,24 @@ def _wrong(models: list[dict[str, Any]], reference: Any, spec: Mapping[str, Any]
             if not block or not all(_is_amount(ns) and ns > 0 for ns in block):
                 return f"expected times above 0 ns, got {str(block)[:60]}"
     for one in models:
-        for key in ("peak_memory_kb", "energy_mj", "throughput_per_s"):
+        for key in ("peak_memory_kb", "energy_mj", "throughput_per_s", "throughput_batch"):
             if one.get(key) is not None and not (_is_amount(one[key]) and one[key] >= 0):
                 return f"expected an amount for {key} or nothing, got {one[key]!r}"
     return None
 
 
+def _wrong_about(environment: Mapping[str, Any]) -> str | None:
+    """What is wrong with what a device tells of itself, as far as something is concluded from it."""
+    for key in AMOUNTS:
+        if key in environment and not (_is_amount(environment[key]) and environment[key] >= 0):
+            return f"expected an amount for {key} or nothing, got {str(environment[key])[:60]!r}"
+    return None
+
+
 def _is_amount(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # not math.isfinite, which cannot take every whole number
 
 
 def _alike(shown: str, now: time.struct_time) -> bool:
@@ -408,7 +426,9 @@ def _hear(line: str, watch: Follow, files: Sequence[Path]) -> None:
         file = None if told["model"] < 0 else files[told["model"]]
         samples = tuple(ns / 1e6 for block in told["samples_ns"] for ns in block)
         progress = Progress(file, int(told["load"]), samples)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+        if not samples or not all(_is_amount(ms) and ms > 0 for ms in samples):
+            raise ValueError("no times")
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
         raise DeviceError(f"expected the runner's progress, got {line[:80]!r}") from error
     watch(progress)
 
@@ -427,7 +447,10 @@ def weights_beside(file: Path) -> list[str]:
     places = {
         entry.value for one in graph.initializer for entry in one.external_data if entry.key == "location"
     }
-    return sorted(place for place in places if (file.parent / place).is_file() and ".." not in place)
+    inside = (
+        place for place in places if not place.startswith("/") and ".." not in PurePosixPath(place).parts
+    )
+    return sorted(place for place in inside if (file.parent / place).is_file())
 
 
 @contextmanager

@@ -48,8 +48,8 @@ class Latency:
     be told from chance. `noisy` says why the measurement is not to be trusted; it is empty where nothing is wrong.
 
     `peak_memory_kb` is what the calls took at most, above what the idle runtime takes; `energy_mj` what one call
-    took above idling, in millijoules, with where that is from; `throughput_per_s` samples a second where many
-    are asked for at once. None where the device cannot tell.
+    took above idling, in millijoules, with where that is from; `throughput_per_s` samples a second where
+    `throughput_batch` of them are asked for at once. None where the device cannot tell.
 
     What was predicted instead of measured (`source`) has no samples, no loads and no reference.
     """
@@ -72,6 +72,7 @@ class Latency:
     energy_mj: float | None = None
     energy_source: str = "unavailable"
     throughput_per_s: float | None = None
+    throughput_batch: int | None = None
 
     @property
     def relative(self) -> float:
@@ -119,6 +120,7 @@ class Latency:
                 energy_mj=_optional(value.get("energy_mj")),
                 energy_source=str(value.get("energy_source", "unavailable")),
                 throughput_per_s=_optional(value.get("throughput_per_s")),
+                throughput_batch=None if (batch := value.get("throughput_batch")) is None else int(batch),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a latency as nasflow writes it: {error!r}") from error
@@ -227,13 +229,14 @@ def drift(levels: Sequence[float]) -> float:
     return float(np.median(rises / (last - first)) * (count - 1) / np.median(values))
 
 
-def moved(measured: Sequence[Latency]) -> float:
-    """How far apart the machine itself was between measurements: the slowest reference over the fastest, less 1.
+def moved(measured: Sequence[Latency]) -> list[float]:
+    """By what share the machine itself was slower (+) or faster (-) during each measurement than during most of them,
+    as the reference tells; 0 for what was predicted.
 
     `relative` takes this out; milliseconds of candidates measured far apart differ by as much for nothing.
     """
-    references = [one.reference_ms for one in measured if one.reference_ms is not None]
-    return max(references) / min(references) - 1 if references else 0.0
+    usual = np.median([one.reference_ms for one in measured if one.reference_ms is not None] or [1.0])
+    return [float((one.reference_ms or usual) / usual) - 1 for one in measured]
 
 
 def answer(measured: Latency | Comparison) -> dict[str, Any]:
@@ -334,7 +337,15 @@ def _optional(value: Any) -> float | None:
 def _interval(loads: Sequence[Floats], rng: np.random.Generator) -> tuple[float, float]:
     """The 95 % interval of the median of all samples, were the loads drawn anew."""
     draws = rng.integers(len(loads), size=(RESAMPLES, len(loads)))
-    medians = [float(np.median(np.concatenate([loads[i] for i in draw]))) for draw in draws]
+    # Sorted once: what is drawn anew is only how often each sample counts.
+    values, owners = np.concatenate(loads), np.repeat(np.arange(len(loads)), [len(load) for load in loads])
+    order = np.argsort(values)
+    values, owners = values[order], owners[order]
+    medians = []
+    for draw in draws:
+        upto = np.cumsum(np.bincount(draw, minlength=len(loads))[owners])
+        middle = np.searchsorted(upto, [(upto[-1] - 1) // 2, upto[-1] // 2], side="right")
+        medians.append(values[middle].mean())
     low, high = np.percentile(medians, [2.5, 97.5])
     return float(low), float(high)
 

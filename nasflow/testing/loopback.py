@@ -87,6 +87,8 @@ def _openssh(place: Path, folder: Path) -> Iterator[Served]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
+    if os.geteuid() == 0:  # Debian's wants it, which only the service of the system makes
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     settings = place / "sshd_config"
     settings.write_text(
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {place}/host_key\n"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,6 +191,13 @@ class TransportContract:
             under_test.shell("cat /proc/self/stat >/dev/full")
         assert under_test.left == []
 
+    def test_files_that_do_not_fit_on_its_disk_are_said(self, under_test: TransportUnderTest) -> None:
+        with _small_disk(under_test.folder):
+            with pytest.raises(DeviceError, match="No space left on device"):
+                under_test.run("true", files={"large": bytes(1_000_000)})
+            assert under_test.left == []
+            assert under_test.run("cat", "small", files={"small": b"fits"}) == "fits"
+
     def test_a_folder_that_cannot_be_written_is_said(self, under_test: TransportUnderTest) -> None:
         under_test.folder.rmdir()
         with pytest.raises(DeviceError, match=r"could not take the files: no folder .* to write in"):
@@ -221,6 +230,20 @@ class TransportContract:
     ) -> None:
         with pytest.raises(DeviceError, match=r"cannot send .*missing\.onnx: No such file"):
             under_test.run("true", files={"a": tmp_path / "missing.onnx"})
+
+
+@contextlib.contextmanager
+def _small_disk(folder: Path) -> Iterator[None]:
+    """A disk of 256 kB in the place of a folder; skips the test where this user may not mount one."""
+    try:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+        subprocess.run(mount, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no small disk can be mounted here: {getattr(error, 'stderr', '') or error}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def _die(transport: Transport, pid: Path) -> None:

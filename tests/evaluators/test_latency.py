@@ -8,7 +8,7 @@ from boards import Fake, Linear, made_up, trial
 
 from nasflow.evaluators.latency import MeasuredLatency
 from nasflow.export import ExportError
-from nasflow.hardware import DeviceError, Latency, Profile, Unreachable, connect
+from nasflow.hardware import DeviceError, Latency, Lost, Profile, Unreachable, connect
 
 
 def test_every_device_gives_its_metric_with_its_name(tmp_path):
@@ -76,6 +76,52 @@ def test_a_network_that_cannot_be_exported_is_a_failed_trial(tmp_path):
 def test_a_device_that_is_away_stops_the_search(tmp_path):
     with pytest.raises(Unreachable, match="board does not answer"):
         MeasuredLatency([Fake(away=True)], Linear(), tmp_path)([trial(0, 3)])
+
+
+class Going(Fake):
+    """A device that goes away at the questions with these numbers, counted from 0."""
+
+    def __init__(self, *at, **known):
+        super().__init__(**known)
+        self.at, self.questions = at, 0
+
+    def latencies(self, files):
+        self.questions += 1
+        if self.questions - 1 in self.at:
+            raise Lost(f"{self.name}: does not answer")
+        return super().latencies(files)
+
+
+def test_a_device_that_goes_away_fails_the_batch_at_once_and_is_asked_again_for_the_next(tmp_path):
+    device, other = Going(0), Fake("other")
+    measure = MeasuredLatency([device, other], Linear(), tmp_path)
+    for answer in measure([trial(0, 3), trial(1, 4), trial(2, 5)]):
+        assert isinstance(answer, Lost) and "board: does not answer" in str(answer)
+    assert device.questions == 1, "not once a file: each question waits for the device to come back"
+    assert measure([trial(3, 6)]) == [{"latency_ms@board": 6.0, "latency_ms@other": 6.0}]
+
+
+def test_what_was_measured_before_a_device_went_away_is_kept(tmp_path):
+    device = Going(2, dislikes=(13, 4))  # 0: all together; 1, 2, ...: one by one, since it dislikes one
+    answers = MeasuredLatency([device], Linear(), tmp_path)(
+        [trial(0, 3), trial(1, 4), trial(2, 5), trial(3, 6)]
+    )
+    assert answers[0] == {"latency_ms@board": 3.0}
+    assert all(isinstance(one, Lost) for one in answers[1:]) and device.questions == 3
+    assert (tmp_path / "00000" / "latency@board.json").exists()
+
+
+def test_a_device_that_went_away_in_three_batches_in_a_row_stops_the_search(tmp_path):
+    device = Going(0, 1, 3, 4, 5)
+    measure = MeasuredLatency([device], Linear(), tmp_path)
+    for number, lost in enumerate([True, True, False, True, True]):
+        (answer,) = measure([trial(number, 3)])
+        assert isinstance(answer, Lost) is lost
+    with pytest.raises(Unreachable, match="board: went away in 3 batches in a row; start the run again"):
+        measure([trial(5, 3)])
+    with pytest.raises(Unreachable):
+        measure([trial(6, 3)])
+    assert device.questions == 6, "it is not waited for again"
 
 
 def test_the_weights_are_the_same_every_time_and_randomness_is_left_alone(tmp_path):

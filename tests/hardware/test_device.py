@@ -1,6 +1,8 @@
 import contextlib
+import copy
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -8,6 +10,7 @@ import sys
 import textwrap
 import time
 
+import onnx
 import psutil
 import pytest
 import torch
@@ -24,6 +27,7 @@ from nasflow.hardware import (
     load_profile,
 )
 from nasflow.hardware import device as devices
+from nasflow.hardware.transport import Ssh
 
 
 def local(budget_s=0.1, **reach):
@@ -169,6 +173,37 @@ def test_a_file_that_is_missing_or_cannot_run_is_named(files, tmp_path):
         local().latencies([files["small"], broken])
 
 
+def test_weights_that_lie_beside_a_file_go_with_it(files, tmp_path):
+    apart = tmp_path / "apart.onnx"
+    large = onnx.load(files["large"])
+    onnx.save(large, apart, save_as_external_data=True, location="apart.weights", size_threshold=0)
+    assert devices.weights_beside(apart) == ["apart.weights"] and devices.weights_beside(files["large"]) == []
+    assert local().latency(apart).p50_ms > 0
+    (tmp_path / "apart.weights").unlink()
+    assert devices.weights_beside(apart) == []
+    with pytest.raises(DeviceError, match=r"cannot run .*apart\.onnx"):
+        local().latency(apart)
+
+
+@pytest.mark.parametrize("place", ["../secret", "/etc/passwd", "deep/../../secret"])
+def test_only_weights_inside_the_files_folder_are_sent(place, files, tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(1 << 20))
+    model = onnx.load(files["small"])
+    one = model.graph.initializer[0]
+    one.ClearField("raw_data")
+    one.data_location = onnx.TensorProto.EXTERNAL
+    one.external_data.add(key="location", value=place)
+    (tmp_path / "networks" / "deep").mkdir(parents=True)
+    (tmp_path / "networks" / "curious.onnx").write_bytes(model.SerializeToString())
+    assert devices.weights_beside(tmp_path / "networks" / "curious.onnx") == []
+
+
+def test_files_that_are_no_onnx_have_no_weights_beside_them(tmp_path):
+    for name in ("model.tflite", "broken.onnx"):
+        (tmp_path / name).write_bytes(b"nothing")
+        assert devices.weights_beside(tmp_path / name) == []
+
+
 # one caller at a time
 
 
@@ -263,7 +298,7 @@ class Answers:
         one = self.answers.pop(0)
         if isinstance(one, Exception):
             raise one
-        return json.dumps(one)
+        return one if isinstance(one, str) else json.dumps(one)
 
 
 def told(samples=((1, 2),), loads=3, **environment):
@@ -290,11 +325,114 @@ def asked(*answers, pauses_s=()):
         (told(loads=2), "3 to 200 loads"),
         ({**told(), "models": []}, "expected 1 models, got 0"),
         ({**told(), "models": [{**told()["models"][0], "energy_mj": -1}]}, "an amount for energy_mj"),
+        (told(samples=((1, 10**400),)), "times above 0 ns"),
+        (told(core_share="most"), "an amount for core_share"),
+        (told(seconds=-1.0), "an amount for seconds"),
     ],
 )
 def test_an_answer_that_cannot_be_right_is_refused(answer, said, files):
     with pytest.raises(DeviceError, match=f"pi: its answer cannot be right: .*{said}"):
         asked(answer).latency(files["small"])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "\x00\xff\x7f",
+        "null",
+        "3",
+        json.dumps(told())[:-20],
+        "[" * 100_000,
+        json.dumps(told()) + "and more",
+        {**told(), "environment": "a board"},
+        {**told(), "models": ["fast"]},
+        {**told(), "models": {"0": 1.0}},
+        {**told(), "models": [{"samples_ns": 5}]},
+        {**told(), "reference": 0.05},
+        {"error": "no memory"},
+    ],
+)
+def test_garbage_is_no_answer(answer, files):
+    with pytest.raises(DeviceError, match=r"pi: (expected the runner's answer|its answer cannot be right)"):
+        asked(answer).latency(files["small"])
+
+
+def test_whatever_is_damaged_in_an_answer_it_is_refused_or_a_latency(files):
+    good = told(cores=4, threads=1, seconds=0.5, core_share=1.0, preemptions=3, stolen_ticks=0)
+    draw, refused = random.Random(0), 0
+    for _ in range(300):
+        answer = copy.deepcopy(good)
+        place = answer
+        while isinstance(place, dict | list) and place:  # down to somewhere, at random
+            parent, key = place, draw.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            place = place[key]
+            if draw.random() < 0.2:
+                break
+        parent[key] = draw.choice([None, "x", -1, 0, [], {}, [[]], True, 1e308, 10**400, float("nan")])
+        try:
+            one = asked(answer, answer).latency(files["small"])  # what makes it noisy is asked once more
+        except DeviceError:
+            refused += 1
+        else:
+            assert one.p50_ms > 0 and Latency.from_json(one.to_json()).p50_ms == one.p50_ms
+    assert 100 < refused < 300
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"progress": 3}',
+        '{"progress": {"load": 1, "model": 7, "samples_ns": [[1]]}}',
+        '{"progress": {"load": 1, "model": 0, "samples_ns": [["fast"]]}}',
+        '{"progress": {"load": 1, "model": 0, "samples_ns": []}}',
+        '{"progress": {"load": 1, "model": 0, "samples_ns": [[0]]}}',
+        '{"progress": {"load": "x", "model": 0, "samples_ns": [[1]]}}',
+        '{"progress": {"load": 1',
+    ],
+)
+def test_progress_that_is_none_is_said_and_ends_the_measurement(line, tmp_path, files):
+    talking = _program(
+        tmp_path, f"import sys, time; print({line!r}, file=sys.stderr, flush=True); time.sleep(60)"
+    )
+    seen = []
+    with pytest.raises(DeviceError, match=r"here: expected the runner.s progress, got .\{.progress"):
+        local(python=talking).latencies([files["small"]], watch=seen.append)
+    assert seen == []
+
+
+def test_what_a_runtime_complains_of_is_no_progress(tmp_path, files):
+    text = f"import sys; print('warning: no GPU', file=sys.stderr); print({json.dumps(told())!r})"
+    seen = []
+    (one,) = local(python=_program(tmp_path, text)).latencies([files["small"]], watch=seen.append)
+    assert one.p50_ms > 0 and seen == []
+
+
+def test_another_ssh_configuration_can_be_named(monkeypatch, tmp_path):
+    reach = Profile(name="pi", description="a test", reach={"backend": "ssh", "host": "pi"}).reach
+    monkeypatch.delenv("NASFLOW_SSH_CONFIG", raising=False)
+    assert devices.transport(reach) == Ssh("pi") and "-F" not in Ssh("pi").prefix
+    monkeypatch.setenv("NASFLOW_SSH_CONFIG", str(tmp_path / "config"))
+    way = devices.transport(reach)
+    assert isinstance(way, Ssh) and way.prefix[way.prefix.index("-F") + 1] == str(tmp_path / "config")
+
+
+def test_a_throughput_comes_with_the_batch_it_was_measured_at(files):
+    result = {**told()["models"][0], "throughput_per_s": 812.0, "throughput_batch": 32}
+    one = asked({**told(), "models": [result]}).latency(files["small"])
+    assert (one.throughput_per_s, one.throughput_batch) == (812.0, 32)
+    assert Latency.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_a_device_lost_while_it_measures_once_more_leaves_the_first_measurement(files, caplog):
+    noisy = told(seconds=1.0, stolen_ticks=60)
+    one = asked(noisy, Unreachable("no route")).latency(files["small"])
+    assert "other machines took" in one.noisy
+    assert (
+        "pi: does not answer, asked 1 times: no route; what is noisy is not measured once more" in caplog.text
+    )
+    again = asked(noisy, told()).latency(files["small"])
+    assert again.noisy == ""
 
 
 def test_a_device_that_comes_back_is_asked_again_and_one_that_does_not_is_given_up(files):

@@ -1,12 +1,20 @@
 """Devices reached by the system's ssh, tried against real servers on the loopback."""
 
+import dataclasses
 import sys
 import time
 
 import pytest
+from torch import nn
 
+from nasflow.evaluators.latency import MeasuredLatency
+from nasflow.hardware import connect
 from nasflow.hardware.device import Lost, Measured, Profile, reference_network
 from nasflow.hardware.transport import Refused, Ssh
+from nasflow.loop import Evaluate, run
+from nasflow.space import Choice, Space
+from nasflow.strategies.random import random_search
+from nasflow.study import Objective, Study
 from nasflow.testing import TransportContract, TransportUnderTest, loopback
 
 
@@ -72,3 +80,70 @@ def test_a_connection_that_breaks_every_time_is_given_up(board, tmp_path, monkey
     while list(tmp_path.glob("nasflow-job*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not list(tmp_path.glob("nasflow-job*"))
+
+
+def test_the_configuration_of_the_environment_is_used(board, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("NASFLOW_SSH_CONFIG", str(board.config))
+    reach = {"backend": "ssh", "host": board.host, "python": sys.executable}
+    connect(Profile(name="pi", description="a test", reach=reach)).check()
+
+
+class Tiny:
+    """Points are the widths of a tiny network."""
+
+    shape = (1, 4, 4)
+
+    def build(self, point):
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, point["width"]))
+
+
+class Counted:
+    """A transport that counts how often it is used."""
+
+    def __init__(self, way):
+        self.way, self.runs = way, 0
+
+    def run(self, command, **given):
+        self.runs += 1
+        return self.way.run(command, **given)
+
+
+class CutOnce:
+    """A device whose connection is cut in the middle of the first batch, however often it is made again.
+
+    `runs` are the connections that each batch took."""
+
+    def __init__(self, patient, quick, cut):
+        self.name, self.devices, self.cut, self.runs = quick.name, [patient, quick], cut, []
+
+    def latencies(self, files):
+        first = not self.runs
+        self.runs.append(0)
+        device = self.devices[0 if first else 1]
+        before = device.transport.runs
+        try:
+            return device.latencies(files, watch=(lambda _: self.cut()) if first else None)
+        finally:
+            self.runs[-1] = device.transport.runs - before
+
+
+def test_a_search_goes_on_when_the_board_was_cut_off_in_the_middle_of_a_batch(board, tmp_path, monkeypatch):
+    way = Counted(Ssh(board.host, config=board.config, folder=str(tmp_path)))
+    quick = dataclasses.replace(reached(board, tmp_path, monkeypatch), transport=way)
+    patient = dataclasses.replace(quick, budget_s=10.0, precision=0.0)  # not done before it is cut
+    device = CutOnce(patient, quick, board.cut)
+    study = Study(
+        Space((Choice("width", tuple(range(2, 12))),)), (Objective("error"), Objective("latency_ms@pi"))
+    )
+    evaluate = Evaluate(
+        train=lambda trial: {"error": 1 / trial.point["width"]},
+        measure=MeasuredLatency([device], Tiny(), tmp_path / "trials"),
+    )
+    outcome = run(study, random_search(study.space, study.objectives), evaluate, trials=6, batch=3)
+    assert outcome.complete and [trial.state for trial in study.trials] == ["failed"] * 3 + ["done"] * 3
+    for trial in study.trials[:3]:
+        assert trial.error.startswith("Lost: pi: does not answer, asked 2 times: the connection was cut")
+    assert all(trial.metrics["latency_ms@pi"] > 0 for trial in study.trials[3:])
+    assert device.runs[0] == 2, "the batch was given up as a whole, not file by file"
+    assert len(device.runs) == 2 and device.runs[1] <= 2, "the second time for what was noisy"

@@ -22,7 +22,16 @@ def told(samples, reference=None):
 
 
 def compared(a, b) -> Comparison:
-    return timing.compare(a, b, told(a), told(b))
+    return timing.compare(a, b, PLAIN, PLAIN)  # whose own intervals take long, and decide nothing
+
+
+PLAIN = told(drawn(np.random.default_rng(0)))
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """For tests of many latencies that do not look at their intervals, which is what takes long."""
+    monkeypatch.setattr(timing, "RESAMPLES", 5)
 
 
 def test_the_p50_is_the_median_of_the_kept_samples_in_milliseconds():
@@ -59,6 +68,14 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
         one = told(drawn(np.random.default_rng(seed), placement=0.01))
         held += one.ci[0] <= 1.0 <= one.ci[1]
     assert held >= 50  # 57 expected; an interval over calls instead of loads holds it in 27
+
+
+def test_the_interval_is_that_of_the_medians_of_loads_drawn_anew():
+    loads = [np.random.default_rng(seed).normal(1.0, 0.01, 30 + seed) for seed in range(7)]
+    draws = np.random.default_rng(5).integers(7, size=(timing.RESAMPLES, 7))
+    medians = [np.median(np.concatenate([loads[i] for i in draw])) for draw in draws]
+    found = timing._interval(loads, np.random.default_rng(5))
+    assert found == pytest.approx(tuple(np.percentile(medians, [2.5, 97.5])), rel=1e-12)
 
 
 def test_the_interval_is_the_same_every_time_and_narrows_with_more_loads():
@@ -129,7 +146,7 @@ def test_what_only_the_samples_show_is_said_too():
     assert "the machine itself varied by" in told(drawn(rng), drawn(rng, drift=jumping)).noisy
 
 
-def test_drift_is_the_trend_of_the_reference_and_0_where_chance_would_do():
+def test_drift_is_the_trend_of_the_reference_and_0_where_chance_would_do(few_resamples):
     rng = np.random.default_rng(9)
     slope = np.linspace(1.0, 1.05, 12)[:, None] * np.ones((1, 4))
     assert told(drawn(rng), drawn(rng, drift=slope)).drift == pytest.approx(0.05, abs=0.015)
@@ -142,8 +159,9 @@ def test_drift_is_the_trend_of_the_reference_and_0_where_chance_would_do():
 def test_the_machine_moving_between_measurements_is_told_from_their_references():
     one, other = quiet(), quiet()
     slow = dataclasses.replace(other, reference_ms=1.1 * one.reference_ms)
-    assert timing.moved([one, slow, other]) == pytest.approx(0.1, abs=1e-6)
-    assert timing.moved([]) == 0.0
+    predicted = Latency(2.0, 2.2, (1.8, 2.2), (), (), 0, None, 0.0, "predicted", "2026-01-01")
+    assert timing.moved([one, slow, other, predicted]) == pytest.approx([0.0, 0.1, 0.0, 0.0], abs=1e-6)
+    assert timing.moved([]) == []
 
 
 def test_of_two_measurements_the_one_that_is_not_noisy_is_kept_then_the_surer_one():
@@ -187,6 +205,7 @@ def test_a_record_of_before_its_younger_fields_still_loads():
         "energy_mj",
         "energy_source",
         "throughput_per_s",
+        "throughput_batch",
     ):
         del old[key]
     loaded = Latency.from_json(old)
