@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ import torch
 from nasflow import hardware, terminal
 from nasflow.errors import NasflowError
 from nasflow.export import to_onnx
-from nasflow.files import locked
+from nasflow.files import locked, write_json
 from nasflow.hardware import build, store
 from nasflow.hardware.predictor import Accuracy, Built
 from nasflow.network import Architecture, Part
@@ -59,10 +60,22 @@ class Sampled:
             to_onnx(self.architecture.build(point), self.shape, file)
 
 
-def build_command(device: str, method: str, minutes: float, space: str, shape: str) -> Built:
-    """Build a predictor, save it and say how good it is."""
+def build_command(
+    device: str,
+    method: str,
+    minutes: float,
+    space: str,
+    shape: str,
+    like: Sequence[str] = (),
+    as_json: Path | None = None,
+) -> Built:
+    """Build a predictor, save it and say how good it is; few-shot after the predictors of the devices `like` it.
+
+    What is said goes to `as_json` too: see `answer`.
+    """
     console = terminal.console()
     profile = hardware.load_profile(device)
+    known = [_known(one) for one in like]
     place = store.place(profile, Path(device))
     folder = place.with_suffix("")
     supply = Sampled(space, _shape(shape))
@@ -73,7 +86,9 @@ def build_command(device: str, method: str, minutes: float, space: str, shape: s
         console.print(f"[dim]{text}[/]", highlight=False)
 
     with locked(folder / "lock"):
-        built = build.build(connected, method, minutes, supply, folder, batch=profile.batch, say=say)
+        built = build.build(
+            connected, method, minutes, supply, folder, like=known, batch=profile.batch, say=say
+        )
         store.save(built, place)
         shutil.rmtree(
             folder / "networks", ignore_errors=True
@@ -82,9 +97,20 @@ def build_command(device: str, method: str, minutes: float, space: str, shape: s
         f"[bold]{method}[/] predictor of {profile.name} for networks of {supply.name}: {place}",
         highlight=False,
     )
-    for line in told(built.accuracy):
+    for line in [*told(built.accuracy), counted(built)]:
         console.print(f"  {line}", highlight=False)
+    if as_json is not None:
+        write_json(as_json, answer(built, method, place))
+        console.print(f"written: {as_json}", highlight=False)
     return built
+
+
+def answer(built: Built, method: str, place: Path) -> dict[str, Any]:
+    """What `nasflow profile --build --json` writes: what the predictor's file says of it, without the predictor
+    itself, and where that file is."""
+    said = store.to_json(built)
+    del said["predictor"]
+    return {"method": method, "file": str(place), **said}
 
 
 def told(accuracy: Accuracy) -> list[str]:
@@ -97,6 +123,23 @@ def told(accuracy: Accuracy) -> list[str]:
         else:
             lines.append(f"{100 * one.value:6.1f} % {words}, {100 * one.low:.1f} to {100 * one.high:.1f} %")
     return lines
+
+
+def counted(built: Built) -> str:
+    """How many measurements a predictor rests on, in words."""
+    noisy = f"; {built.noisy} more on a machine too noisy to tell" if built.noisy else ""
+    return f"from {built.measured} measurements{noisy}"
+
+
+def _known(device: str) -> Built:
+    """The predictor of a known device."""
+    built = store.load(hardware.load_profile(device), Path(device))
+    if built is None:
+        raise NasflowError(
+            f"--like {device}: expected a device that a predictor was built for, and there is none; first:"
+            f" nasflow profile {device} --build network"
+        )
+    return built
 
 
 def _shape(text: str) -> tuple[int, int, int]:

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import yaml
 
@@ -28,12 +30,33 @@ def test_the_command_leaves_a_predictor_and_its_measurements_and_says_how_good_i
         build, "build", lambda *given, **named: whole(*given, **named, clock=lambda: float(next(seconds)))
     )
     monkeypatch.setattr(Sampled, "write", lambda supply, number, file: chain(file, number))
-    built = build_command(str(profile), "network", 1.0, "mobile", "1x8x8")
+    out = tmp_path / "said.json"
+    built = build_command(str(profile), "network", 1.0, "mobile", "1x8x8", as_json=out)
     assert store.load(hardware.load_profile(profile), profile).accuracy == built.accuracy
     assert (tmp_path / "my-board.predictor" / "measurements.jsonl").is_file()
     assert not (tmp_path / "my-board.predictor" / "networks").exists()
     said = capsys.readouterr().out
     assert "networks that it was not shown" in said and "within 10 %" in said
+    assert f"from {built.measured} measurements" in said
+    answer = json.loads(out.read_text())
+    assert answer["accuracy"] == built.accuracy.to_json() and answer["measured"] == built.measured
+    assert (answer["method"], answer["kind"]) == ("network", "network")
+    assert answer["file"] == str(tmp_path / "my-board.predictor.json") and "predictor" not in answer
+    assert "written:" in said
+
+
+def test_a_known_device_without_a_predictor_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.setattr(hardware, "connect", lambda *given, **settings: pytest.fail("measured"))
+    with pytest.raises(NasflowError, match="nasflow profile pixel-3 --build network"):
+        build_command("local-cpu", "few-shot", 1.0, "mobile", "3x32x32", like=["pixel-3"])
+
+
+def test_measurements_left_out_are_counted():
+    from nasflow.hardware.predictor import Accuracy, Built
+
+    built = Built(None, "board", {}, "2026-01-01", Accuracy.of([1.0], [1.0]), 1.0, measured=30, noisy=4)
+    assert cli_hardware.counted(built) == "from 30 measurements; 4 more on a machine too noisy to tell"
 
 
 @pytest.mark.parametrize("shape", ["32x32", "3x32x32x1", "3x0x32", "axbxc", ""])

@@ -122,16 +122,19 @@ class Records:
 
     def write(self, number: int, device: str, record: Record) -> None:
         write_json(self._path(number, device), record.to_json())
-        if record.latency is not None and device in self._times:
+        if record.latency is not None and not record.latency.noisy and device in self._times:
             self._times[device][number] = record.latency.p50_ms
 
     def measured(self, device: str, before: float = math.inf) -> list[tuple[Path, float]]:
-        """The latest measurements of trials with a number below `before`: file and p50 in milliseconds."""
+        """The latest measurements of trials with a number below `before`: file and p50 in milliseconds. Noisy ones
+        are left out, from which a predictor would learn who else was at work."""
         if device not in self._times:
             numbers = sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
             records = ((number, self._read(number, device)) for number in numbers)
             self._times[device] = {
-                number: record.latency.p50_ms for number, record in records if record and record.latency
+                number: record.latency.p50_ms
+                for number, record in records
+                if record and record.latency and not record.latency.noisy
             }
         earlier = sorted(number for number in self._times[device] if number < before)[-LEARNT:]
         return [(self.file(number), self._times[device][number]) for number in earlier]

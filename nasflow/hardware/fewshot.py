@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from nasflow.hardware.graph import GraphError, operators
-from nasflow.hardware.predictor import CannotPredict, Prediction
+from nasflow.hardware.predictor import CannotPredict, Correction, Prediction
 
 Floats = NDArray[np.float64]
 
@@ -264,20 +264,22 @@ class Transfer:
         return cls(transfer(encodings, others, measured), columns, batch)
 
     def predict(self, files: Sequence[Path]) -> list[Prediction]:
-        if not files:
-            return []
-        floor_ms = LEAST * self.posterior.ms.min()
-        mean, deviation = self.posterior.predict(self._encoded(files))
-        return [
-            Prediction(float(p50_ms), float(one))
-            for p50_ms, one in zip(np.maximum(mean, floor_ms), deviation, strict=True)
-        ]
+        floor_ms = LEAST * float(self.posterior.ms.min())
+        found = []
+        for file in files:  # one by one, since a product of larger matrices differs in the last digit
+            [p50_ms], [deviation_ms] = self.posterior.predict(self._encoded([file]))
+            found.append(Prediction(max(float(p50_ms), floor_ms), float(deviation_ms)))
+        return found
 
     def refitted(self, measured: Sequence[tuple[Path, float]]) -> Transfer:
+        """What was measured before is first brought to where the device is now: its clock or its neighbours may have
+        changed since, and then old and new times would contradict each other."""
         if not measured:
             return self
-        encodings = self._encoded([file for file, _ in measured])
-        return replace(self, posterior=self.posterior.refitted(encodings, [ms for _, ms in measured]))
+        files, ms = [file for file, _ in measured], [ms for _, ms in measured]
+        now = Correction.of([one.p50_ms for one in self.predict(files)], ms)
+        moved = replace(self.posterior, ms=now.factor * self.posterior.ms**now.power)
+        return replace(self, posterior=moved.refitted(self._encoded(files), ms))
 
     def _encoded(self, files: Sequence[Path]) -> Floats:
         columns, encodings = encoded(files, self.batch)

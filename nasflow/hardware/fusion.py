@@ -158,7 +158,7 @@ def detect(device: Device, asked: Sequence[tuple[str, str]]) -> FusionRules:
         after = _after(second, following(probes.expanded(first, sizes)[0][2]))
         more = {f"1.{name}": value for name, value in after.items() if name in ("inputs", "channels_out")}
         kernels += [(first, sizes), (second, after), (f"{first}+{second}", sizes | more)]
-    times, _ = probes.kernel_ms(device, kernels)
+    times = probes.kernel_ms(device, kernels).ms
     return FusionRules(
         frozenset(pair for number, pair in enumerate(asked) if fused(*times[3 * number : 3 * number + 3]))
     )

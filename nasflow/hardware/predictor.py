@@ -180,7 +180,9 @@ class Built:
 
     `environment` is that of the measurements it was built from, `reference_ms` what the reference network took then
     (its predictions are for a machine in that state), `networks` says in words which networks it was built for, and
-    `accuracy` is that on networks of the kind which it was not shown.
+    `accuracy` is that on networks of the kind which it was not shown. `measured` counts the networks and kernels that
+    it rests on, `noisy` those that were measured on a machine too noisy to tell: such networks do not count, such
+    kernels only in a table.
     """
 
     predictor: Predictor
@@ -190,6 +192,8 @@ class Built:
     accuracy: Accuracy
     reference_ms: float
     networks: str = ""
+    measured: int = 0
+    noisy: int = 0
 
 
 def errors(predicted: Sequence[float], measured: Sequence[float]) -> Floats:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from onnx import NodeProto, TensorProto, helper
 
 from nasflow.errors import NasflowError
 from nasflow.hardware.device import Device
+from nasflow.hardware.floor import floor_ms, unsure
 from nasflow.hardware.graph import CLAMPS, CONVOLUTIONS, POOLS, PRODUCTS
+from nasflow.hardware.timing import Latency
 
 OPSET = 17
 AT_ONCE = 24  # files measured in turns; a device holds all of them in memory
@@ -40,6 +41,15 @@ ORDERS = {0: "nearest", 1: "linear", 3: "cubic"}
 
 class CannotProbe(NasflowError):
     """An operator that no file can be written for."""
+
+
+class Timed(NamedTuple):
+    """Milliseconds of each kernel and of a call that computes nothing, and the numbers of the kernels that were
+    measured on a machine too noisy to tell (see nasflow/hardware/floor.py)."""
+
+    ms: list[float]
+    call_ms: float
+    unsure: set[int]
 
 
 def probe(kind: str, features: Mapping[str, float]) -> bytes:
@@ -88,13 +98,12 @@ def nothing() -> bytes:
 
 def kernel_ms(
     device: Device, kernels: Sequence[tuple[str, Mapping[str, float]]], *, inside: bool = True
-) -> tuple[list[float], float]:
-    """Milliseconds of each kernel (kind and features), and of a call that computes nothing.
+) -> Timed:
+    """How long each kernel (kind and features) takes.
 
     A kernel's time is that of a file with it minus that of a file without: with `inside`, both have around them what
     a network has (`block`), where the kernel allows; else there is nothing else in the file. What comes out below
-    nothing by chance is 0. Files are measured in turns and taken relative to the device's reference network, where
-    it has one, so that a machine that is slower for a while does not move them; its median makes them milliseconds.
+    nothing by chance is 0. Times are floors, so that a machine that is slower for a while does not move them.
     Raises DeviceError, Unavailable or CannotProbe.
     """
     pairs = [
@@ -104,12 +113,17 @@ def kernel_ms(
         for kind, features in kernels
     ]
     contents = list(dict.fromkeys([nothing(), *(content for pair in pairs for content in pair)]))
-    times = dict(zip(contents, _times(device, contents), strict=True))
-    return [max(0.0, times[whole] - times[rest]) for whole, rest in pairs], times[nothing()]
+    told = dict(zip(contents, _measured(device, contents), strict=True))
+    times = {content: floor_ms(one) for content, one in told.items()}
+    return Timed(
+        [max(0.0, times[whole] - times[rest]) for whole, rest in pairs],
+        times[nothing()],
+        {number for number, pair in enumerate(pairs) if any(unsure(told[content]) for content in pair)},
+    )
 
 
-def _times(device: Device, contents: Sequence[bytes]) -> list[float]:
-    told = []
+def _measured(device: Device, contents: Sequence[bytes]) -> list[Latency]:
+    told: list[Latency] = []
     with tempfile.TemporaryDirectory() as folder:
         for at in range(0, len(contents), AT_ONCE):
             files = []
@@ -117,11 +131,7 @@ def _times(device: Device, contents: Sequence[bytes]) -> list[float]:
                 files.append(Path(folder) / f"probe{number}.onnx")
                 files[-1].write_bytes(content)
             told += device.latencies(files)
-    references = [one.reference_ms for one in told if one.reference_ms]
-    if len(references) < len(told):
-        return [one.p50_ms for one in told]
-    unit = statistics.median(references)
-    return [one.p50_ms / reference * unit for one, reference in zip(told, references, strict=True)]
+    return told
 
 
 def expanded(kind: str, features: Mapping[str, float]) -> list[Step]:

@@ -17,13 +17,14 @@ from typing import Any
 
 from nasflow.hardware import probes
 from nasflow.hardware.device import Device
+from nasflow.hardware.floor import floor_ms
 from nasflow.hardware.fusion import UNFUSED, FusionRules, Kernel, kernels
 from nasflow.hardware.graph import GraphError, operators
 from nasflow.hardware.predictor import CannotPredict, Correction, Prediction
 
-STREAM = (
-    2**24
-)  # floats in each of three arrays, 64 MiB: far beyond the last cache of what runs small networks
+# Floats in each of three arrays, 96 MiB in all: beyond the last cache of what runs small networks, and done within
+# seconds on a busy machine, where drawing larger ones takes minutes. Where a cache holds them, the bound is lower.
+STREAM = 2**23
 NEAR = (2**13, 2**15)  # floats in arrays that stay in a core's own caches
 DEVIATION = 1.0  # of a bound, as a share: how far above it the truth lies is not known
 
@@ -137,8 +138,8 @@ def measured(device: Device, rules: FusionRules = UNFUSED, *, batch: int = 1) ->
         for file, content in zip(files, contents, strict=True):
             file.write_bytes(content)
         # The largest alone, or it would empty the caches of all others.
-        times = [one.p50_ms for one in device.latencies(files[:-1])]
-        stream_ms = device.latency(files[-1]).p50_ms
+        times = [floor_ms(one) for one in device.latencies(files[:-1])]
+        stream_ms = floor_ms(device.latency(files[-1]))
         macs = [sum(one.macs for one in operators(file)) for file in files]
     call_ms, product_ms, convolution_ms, small_ms, large_ms = times
     # By differences, so that the constant of a call is out; where noise makes one senseless, by the whole time.

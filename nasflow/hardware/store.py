@@ -72,6 +72,8 @@ def to_json(built: Built) -> dict[str, Any]:
         "device": built.device,
         "date": built.date,
         "networks": built.networks,
+        "measured": built.measured,
+        "noisy": built.noisy,
         "reference_ms": built.reference_ms,
         "accuracy": built.accuracy.to_json(),
         "environment": dict(built.environment),
@@ -96,6 +98,8 @@ def from_json(value: Any) -> Built:
         accuracy=Accuracy.from_json(value["accuracy"]),
         reference_ms=reference_ms,
         networks=str(value["networks"]),
+        measured=int(value.get("measured", 0)),
+        noisy=int(value.get("noisy", 0)),
     )
 
 

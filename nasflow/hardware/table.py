@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -131,10 +131,18 @@ def wanted(
     return [name for name, _ in counts.most_common() if name not in known]
 
 
-def measured(device: Device, keys: Sequence[str], *, inside: bool = True) -> tuple[dict[str, float], float]:
-    """Milliseconds of each kernel, and of a call with none; see `probes.kernel_ms`."""
-    times, call_ms = probes.kernel_ms(device, [parsed(name) for name in keys], inside=inside)
-    return dict(zip(keys, times, strict=True)), call_ms
+class Entries(NamedTuple):
+    """Milliseconds of kernels by their keys, and of a call with none; those of a machine too noisy to tell."""
+
+    ms: dict[str, float]
+    call_ms: float
+    unsure: set[str]
+
+
+def measured(device: Device, keys: Sequence[str], *, inside: bool = True) -> Entries:
+    """What each kernel takes; see `probes.kernel_ms`."""
+    told = probes.kernel_ms(device, [parsed(name) for name in keys], inside=inside)
+    return Entries(dict(zip(keys, told.ms, strict=True)), told.call_ms, {keys[i] for i in told.unsure})
 
 
 def build(
@@ -146,8 +154,8 @@ def build(
     inside: bool = True,
 ) -> Table:
     """The table of all kernels of `files`."""
-    times, call_ms = measured(device, wanted(files, rules, batch), inside=inside)
-    return Table(device.name, times, call_ms, rules, batch)
+    told = measured(device, wanted(files, rules, batch), inside=inside)
+    return Table(device.name, told.ms, told.call_ms, rules, batch)
 
 
 @dataclass(frozen=True)
