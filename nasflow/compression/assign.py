@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scipy import optimize, sparse
 
 from nasflow.compression.layers import Layer
-from nasflow.compression.precision import ACTIVATION, WEIGHT, Cost
+from nasflow.compression.precision import ACTIVATION, FLOAT, WEIGHT, Cost, offered
 from nasflow.errors import NasflowError
-from nasflow.space import Choice, Point, Space
+from nasflow.space import Point, Space
 
 Edge = tuple[int, int]
 Row = Sequence[float]
@@ -118,7 +118,8 @@ def policy(
 ) -> Point:
     """The bits in `space` (see precision.space) with the least total sensitivity within all limits.
 
-    `ties` names layers that get the same bits. An entry with a single option needs no sensitivity.
+    `ties` names layers that get the same bits. An entry with a single option needs no sensitivity,
+    and being left alone costs none.
     """
     pairs = {layer.name: _pairs(space, layer) for layer in layers}
     places = {layer.name: i for i, layer in enumerate(layers)}
@@ -127,8 +128,8 @@ def policy(
         raise AssignError(f"cannot tie {unknown[0]}: no such layer among {', '.join(places)}")
 
     def told(entry: str, bits: int) -> float:
-        options = _options(space, entry)
-        if len(options) == 1:
+        options = offered(space, entry)
+        if len(options) == 1 or bits == FLOAT:
             return 0.0
         if (entry, bits) not in sensitivity:
             raise AssignError(f"{entry}: no sensitivity for {bits} bits; offered are {options}")
@@ -157,15 +158,8 @@ def policy(
 
 def _pairs(space: Space, layer: Layer) -> list[tuple[int, int]]:
     return list(
-        itertools.product(_options(space, WEIGHT + layer.name), _options(space, ACTIVATION + layer.name))
+        itertools.product(offered(space, WEIGHT + layer.name), offered(space, ACTIVATION + layer.name))
     )
-
-
-def _options(space: Space, entry: str) -> tuple[int, ...]:
-    choice = next((p for p in space.parameters if p.name == entry), None)
-    if not isinstance(choice, Choice):
-        raise AssignError(f"{entry}: the space offers no bits for it; make it with precision.space")
-    return tuple(bits for bits in choice.options if isinstance(bits, int))
 
 
 # ---- the problem without ties

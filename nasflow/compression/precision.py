@@ -7,6 +7,7 @@ such networks faster; what they cost is arithmetic (bit operations, bytes) or a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -98,6 +99,14 @@ def uniform(space: Space, bits: int) -> Point:
     return policy
 
 
+def offered(space: Space, entry: str) -> tuple[int, ...]:
+    """The bits that a space offers for an entry of a policy, fewest first."""
+    choice = next((parameter for parameter in space.parameters if parameter.name == entry), None)
+    if not isinstance(choice, Choice):
+        raise PrecisionError(f"{entry}: the space offers no bits for it; make it with precision.space")
+    return tuple(sorted(int(bits) for bits in choice.options if isinstance(bits, int)))
+
+
 # ---- what simulated bits cost
 
 
@@ -143,6 +152,20 @@ class Costs:
             "bitops": bitops(self.layers, point),
             "size_kb_simulated": size_bytes(self.layers, point) / 1024,
         }
+
+
+def dyadic(scale: float) -> tuple[int, int]:
+    """A whole number below 2**31 and a shift, number / 2**shift being `scale` up to 2**-31 of it: how a processor
+    without floats multiplies by a scale (HAWQ-V3; Yao et al., 2021, arXiv:2011.10680).
+
+    >>> dyadic(0.75)
+    (1610612736, 31)
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise PrecisionError(f"expected a scale above 0, got {scale}")
+    mantissa, exponent = math.frexp(scale)
+    number, shift = round(mantissa * 2**31), 31 - exponent
+    return (number, shift) if number < 2**31 else (number // 2, shift - 1)
 
 
 def _bits(entry: str, policy: Mapping[str, Scalar]) -> int:
