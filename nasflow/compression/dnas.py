@@ -218,11 +218,9 @@ class _Mixture(nn.Module):
         self._gates = lambda: relaxation.gates[entry]
 
     def forward(self, values: Tensor) -> Tensor:
-        rounded = [rounding(values) for rounding in self.roundings]
-        total: Tensor = sum(
-            (g * r for g, r in zip(torch.unbind(self._gates()), rounded, strict=True)), torch.zeros(())
-        )
-        return total
+        gates = self._gates()
+        rounded = [gates[i] * rounding(values) for i, rounding in enumerate(self.roundings)]
+        return torch.stack(rounded).sum(0)
 
 
 def _rounding(rounded: nn.Module, entry: str) -> nn.Module:
