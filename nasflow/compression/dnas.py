@@ -215,7 +215,7 @@ class _Mixture(nn.Module):
         super().__init__()
         self.roundings = nn.ModuleList(roundings)
         # Not a part of the network, whose weights are trained apart from the preferences.
-        self._gates = lambda: relaxation.gates[entry]
+        self._gates: Callable[[], Tensor] = lambda: relaxation.gates[entry]
 
     def forward(self, values: Tensor) -> Tensor:
         gates = self._gates()
