@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from nasflow.report import facts, words
+from nasflow.report import facts, latency, words
 
 if TYPE_CHECKING:  # slow to import, and not needed to show a run
     from nasflow.plan import Plan
@@ -29,6 +29,8 @@ def summary(found: Mapping[str, Any], folder: Path, tracking: str, console: Cons
         if table.row_count:
             console.print(table)
     console.print(Text(words.answer(said), COLOURS.get(str(said.get("status")), "")))
+    for warning in latency.warnings(said):
+        console.print(Text(warning, "yellow"))
     console.print()
     for name, place in places(said, folder, tracking).items():
         # Paths and addresses stay whole, to be copied, however narrow the window is.
@@ -51,7 +53,7 @@ def stages(said: facts.Summary) -> Table:
 
 def front(said: facts.Summary) -> Table:
     """The networks that no other one beats in everything, the most accurate first."""
-    members, shipped = facts.front(said), facts.shipped(said)
+    members, shipped, doubts = facts.front(said), facts.shipped(said), latency.doubts(said)
     asked = {goal.get("metric") for goal in facts.rows(said.get("objectives"))}
     objectives = [metric for metric in facts.metrics(said) if metric.name in asked]
     titles = (_number(objective.label) for objective in objectives)
@@ -60,8 +62,10 @@ def front(said: facts.Summary) -> Table:
         notes = ["knee"] if member.knee else []
         if shipped and facts.origin(said, shipped.name) == member.name:
             notes.append("ships" if shipped.name == member.name else "origin of what ships")
+        bold = "bold" if notes else None
+        notes += doubts.get(member.name, [])
         amounts = (words.amount(o.name, member.metrics.get(o.name)) for o in objectives)
-        table.add_row(member.name, *amounts, ", ".join(notes), style="bold" if notes else None)
+        table.add_row(member.name, *amounts, ", ".join(notes), style=bold)
     return table
 
 
@@ -92,17 +96,18 @@ def deployed(said: facts.Summary) -> Table:
     titles = ["test error", *(f"on {device}" for device in devices), "size"]
     table = _table("Files, as measured", Column(min_width=5), *(_number(title) for title in titles))
     for entry in entries:
-        latency = facts.table(entry.get("latency"))
+        costs = {device: facts.table(cost) for device, cost in facts.table(entry.get("latency")).items()}
         broken = [limit for limit in facts.rows(entry.get("limits")) if not limit.get("holds")]
         notes = [Text("ships")] if entry.get("shipped") else []
         notes += [Text("over a limit", "red")] if broken else []
+        notes += [Text(f"noisy on {device}", "yellow") for device, cost in costs.items() if cost.get("noisy")]
         table.add_row(
             str(entry.get("name")),
             Text(", ").join(notes),
             words.amount("error", facts.number(entry.get("test_error"))),
             *(
-                words.amount("latency_ms", facts.number(facts.table(latency.get(d)).get("p50_ms")))
-                for d in devices
+                words.amount("latency_ms", facts.number(costs.get(device, {}).get("p50_ms")))
+                for device in devices
             ),
             words.amount("size_kb", facts.number(entry.get("size_kb"))),
             style="bold" if entry.get("shipped") else None,

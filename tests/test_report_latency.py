@@ -76,6 +76,39 @@ def test_stale_predictors_and_networks_that_were_not_measured_are_warned_of():
     assert "Not measured on board, which did not answer" in page and "trial-7 and 2 more" in page
 
 
+def test_latencies_that_are_not_to_be_trusted_are_marked_and_said():
+    front = [
+        {"trial": n, "point": {}, "metrics": {"error": 0.1 * n, "latency_ms@board": 1.0}} for n in (1, 2, 3)
+    ]
+    said = summary(noisy={"1": "others had the core"}, moved={"2": 0.12, "3": -0.2}) | {"front": front}
+    assert latency.doubts(said) == {
+        "trial-1": ["noisy on board"],
+        "trial-2": ["board was 12.0 % slower"],
+        "trial-3": ["board was 20.0 % faster"],
+    }
+    page = report.render(said)
+    assert page.count('<span class="badge bad">') == 3 and "board was 12.0 % slower</span>" in page
+    assert "The latency of trial-1 on board is too noisy to tell: others had the core." in page
+    assert "When trial-2 was measured, board itself was 12.0 % slower than for most of the front" in page
+
+
+def test_a_file_whose_latency_is_noisy_says_so_beside_it():
+    cost = {"p50_ms": 1.0, "p90_ms": 1.1, "noisy": "the p50 is known to within 9% only", "drift": -0.04}
+    file = {
+        "name": "trial-1",
+        "shipped": True,
+        "file": "models/trial-1/model.onnx",
+        "latency": {"board": cost},
+    }
+    page = report.render({"run": "it", "status": "done", "deployed": [file]})
+    assert "Too noisy to tell: the p50 is known to within 9% only." in page
+    assert "the device got 4.0 % faster meanwhile" in page
+    assert "nasflow profile board models/trial-1/model.onnx" in page
+    quiet = {**file, "latency": {"board": {**cost, "noisy": "", "drift": 0.0}}}
+    page = report.render({"run": "it", "status": "done", "deployed": [quiet]})
+    assert "Too noisy" not in page and "meanwhile" not in page and "too noisy" not in page
+
+
 def test_names_are_escaped():
     bad = [{**LAYERS[0], "name": "<script>alert(1)</script>", "kind": "<b>"}]
     page = report.render(summary(breakdown=breakdown(bad)))

@@ -64,6 +64,17 @@ def test_a_file_over_a_limit_is_marked():
     assert "over a limit" in shown(over) and "over a limit" not in shown(SUMMARY)
 
 
+def test_latencies_that_are_not_to_be_trusted_are_marked_and_said():
+    doubtful = json.loads(json.dumps(SUMMARY))
+    doubtful["latency"] = {"local-cpu": {"noisy": {"38": "others had the core"}, "moved": {"38": 0.12}}}
+    doubtful["deployed"][0]["latency"]["local-cpu"]["noisy"] = "the p50 is known to within 9% only"
+    text = " ".join(shown(doubtful, width=200).split())
+    assert "knee, origin of what ships, noisy on local-cpu, local-cpu was 12.0 % slower" in text
+    assert "ships, noisy on local-cpu" in text
+    assert "The latency of trial-38 on local-cpu is too noisy to tell: others had the core." in text
+    assert "noisy" not in shown(SUMMARY)
+
+
 def test_the_report_is_named_if_it_is_there(tmp_path):
     assert "report.html" not in shown(SUMMARY, tmp_path)
     (tmp_path / "report.html").write_text("")

@@ -43,11 +43,41 @@ def panels(summary: Summary) -> list[dict[str, Any]]:
     return found
 
 
-def warnings(summary: Summary) -> list[str]:
-    """What a reader must know before trusting the numbers: predictors that are out of date, networks not measured."""
-    found: list[str] = []
+def doubts(summary: Summary) -> dict[str, list[str]]:
+    """By member of the front, what is wrong with its latencies, in a few words: `noisy on pixel6`."""
+    found: dict[str, list[str]] = {}
     for device, said in facts.table(summary.get("latency")).items():
         told = facts.table(said)
+        for trial in facts.table(told.get("noisy")):
+            found.setdefault(f"trial-{trial}", []).append(f"noisy on {device}")
+        for trial, share in facts.numbers(told.get("moved")).items():
+            found.setdefault(f"trial-{trial}", []).append(f"{device} was {_pace(share)}")
+    return found
+
+
+def _pace(share: float) -> str:
+    return f"{words.share(abs(share))} {'slower' if share > 0 else 'faster'}"
+
+
+def warnings(summary: Summary) -> list[str]:
+    """What a reader must know before trusting the numbers: latencies too noisy to tell, predictors that are out of
+    date, networks not measured."""
+    found = [
+        f"The latency of {entry.get('name')} on {device} is too noisy to tell: {why}. Measure its file again on a"
+        f" quieter machine: nasflow profile {device} {entry.get('file')}"
+        for entry in facts.rows(summary.get("deployed"))
+        for device, cost in facts.table(entry.get("latency")).items()
+        if (why := facts.table(cost).get("noisy"))
+    ]
+    for device, said in facts.table(summary.get("latency")).items():
+        told = facts.table(said)
+        for trial, why in facts.table(told.get("noisy")).items():
+            found.append(f"The latency of trial-{trial} on {device} is too noisy to tell: {why}.")
+        for trial, share in facts.numbers(told.get("moved")).items():
+            found.append(
+                f"When trial-{trial} was measured, {device} itself was {_pace(share)} than for most of the front: as"
+                " much of its latency is not its own."
+            )
         stale = told.get("stale")
         found.extend(words.capital(f"{text}.") for text in (stale if isinstance(stale, list) else []))
         numbers = told.get("unmeasured")

@@ -101,6 +101,7 @@ def _front(summary: Summary) -> dict[str, Any]:
     shown = [one for one in known if any(one.name in member.metrics for member in members)]
     origin = getattr(facts.shipped(summary), "name", "")
     accurate = facts.best(members, facts.metric("error"))
+    doubts = latency.doubts(summary)
     table = [
         {
             "name": member.name,
@@ -113,6 +114,7 @@ def _front(summary: Summary) -> dict[str, Any]:
                 )
                 if true
             ],
+            "doubts": doubts.get(member.name, []),
             "cells": [
                 (one.name, member.metrics.get(one.name), member is leaders[one.name] and len(members) > 1)
                 for one in shown

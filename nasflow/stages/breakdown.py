@@ -11,11 +11,11 @@ from typing import Any
 from nasflow.errors import Unavailable
 from nasflow.evaluators.foretold import Records, interval
 from nasflow.evaluators.layers import foretold, profiled
-from nasflow.hardware import Device, DeviceError, Profile, load_profile, roofline, store
+from nasflow.hardware import Device, DeviceError, Profile, load_profile, roofline, store, timing
 from nasflow.hardware.predictor import Accuracy, Built, CannotPredict
 from nasflow.stages import finalists, predictors
 from nasflow.stages.run import Run
-from nasflow.study import Study
+from nasflow.study import Study, Trial
 
 FEWEST = 3  # measurements of which a figure of accuracy is made
 # The best known first; arithmetic in 32-bit floats, since that is how networks are measured.
@@ -49,10 +49,23 @@ def layers(run: Run, file: Path) -> dict[str, dict[str, Any]]:
     return said
 
 
+def kinds(run: Run, file: Path) -> dict[str, dict[str, float]]:
+    """By device, the milliseconds that each kind of kernel of a file takes; of devices whose runtime tells it."""
+    said: dict[str, dict[str, float]] = {}
+    for name in run.experiment.devices:
+        profile = load_profile(name)
+        if profile.reach.backend == "local" and profile.reach.runtime == "onnxruntime":
+            spent = said.setdefault(profile.name, {})
+            for kernel in profiled(file, profile.reach.threads, profile.batch):
+                spent[kernel.kind] = spent.get(kernel.kind, 0.0) + kernel.ms
+    return said
+
+
 def told(run: Run, study: Study, shipped: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By device, for summary.json: `predictor`, `stale`, `pairs` (trial, predicted, deviation, measured; in
-    milliseconds), their `accuracy`, how many lie `outside` their interval, what of the front is `unmeasured`, and
-    the `breakdown` of the shipped file. What is not known is left out."""
+    milliseconds), their `accuracy`, how many lie `outside` their interval, what of the front is `unmeasured`,
+    `noisy` or measured while the device had `moved` (both by trial), and the `breakdown` of the shipped file. What is
+    not known is left out."""
     kept = (run.folder / "stages" / "predictors.json").exists()
     built = predictors.predictors(run) if kept else {}
     known = (run.done("search") or {}).get("latency") or {}
@@ -65,11 +78,24 @@ def told(run: Run, study: Study, shipped: Mapping[str, Any]) -> dict[str, dict[s
             device |= _compared(run, study, built[profile.name])
         if profile.name in missing:
             device["unmeasured"] = missing[profile.name]
+        device |= _doubtful(Records(run.folder / "trials"), study.front, profile.name)
         if profile.name in shipped:
             device["breakdown"] = shipped[profile.name]
         if device:
             found[profile.name] = device
     return found
+
+
+def _doubtful(kept: Records, front: Sequence[Trial], device: str) -> dict[str, Any]:
+    """The members of the front whose latency is not to be trusted: why, or by how much the device was not itself."""
+    records = {trial.number: kept.read(trial, device) for trial in front}
+    measured = {n: record.latency for n, record in records.items() if record and record.latency}
+    moved = zip(measured, timing.moved(list(measured.values())), strict=True)
+    said = {
+        "noisy": {str(number): one.noisy for number, one in measured.items() if one.noisy},
+        "moved": {str(number): share for number, share in moved if abs(share) > timing.DRIFTED},
+    }
+    return {name: trials for name, trials in said.items() if trials}
 
 
 def _compared(run: Run, study: Study, built: Built) -> dict[str, Any]:
