@@ -129,18 +129,16 @@ def devices(
 ) -> None:
     """Print all devices: what each can tell of a file's latency, and whether it answers now. `silent` says why one
     does not, by name, and is empty for those that do."""
-    roomy = console.width >= 140
-    titles = ["facts", "roofline", "table", "predictor", "measured", "now"]
+    roomy = console.width >= 130
+    titles = ["facts", "predicted by", "measured", "now"]
     table = _table("Devices and what they can tell", *titles, *([""] if roomy else []))
     for profile, built in found:
-        kind = "" if built is None else built.predictor.kind
+        on_paper = "roofline on paper" if _has_roofline(profile) else "–"
         reach, answers = profile.reach.backend, not silent[profile.name]
         table.add_row(
             profile.name,
             str(len(profile.facts) or "–"),
-            "built" if kind == "roofline" else "on paper" if _has_roofline(profile) else "–",
-            "built" if kind == "table" else "–",
-            kind if kind not in ("", "roofline", "table") else "–",
+            on_paper if built is None else built.predictor.kind,
             "–" if reach == "none" else {"local": "here"}.get(reach, f"by {reach}"),
             Text("answers", "green") if answers else Text("–" if reach == "none" else "no answer", "dim"),
             *([profile.description] if roomy else []),
@@ -169,15 +167,20 @@ def device(profile: Profile, built: Built | None, silent: str, console: Console)
         console.print(Text("No predictor: it is not connected" if reach.backend == "none" else told, "dim"))
     else:
         console.print(Text(f"Predictor: {built.predictor.kind}, built {built.date}; {_accuracy(built)}"))
-    table = Table(
-        Column("", no_wrap=True), "", "", Column("", overflow="fold"), box=box.SIMPLE_HEAD, show_header=False
-    )
+    if not profile.facts:
+        return
+    sources = list(dict.fromkeys(f"{fact.source} ({fact.date})" for fact in profile.facts))
+    table = Table(Column("", no_wrap=True), "", "", "", "", box=box.SIMPLE_HEAD, show_header=False)
     for fact in profile.facts:
         value = fact.value if isinstance(fact.value, str) else f"{fact.value:g} {fact.unit}"
-        about = f"{fact.source} ({fact.date})" + (f"; {fact.note}" if fact.note else "")
-        table.add_row(fact.quantity.replace("_", " "), value, fact.kind, Text(about, "dim"))
-    if profile.facts:
-        console.print(table)
+        number = 1 + sources.index(f"{fact.source} ({fact.date})")
+        quantity = fact.quantity.replace("_", " ")
+        table.add_row(quantity, value, fact.kind, Text(f"[{number}]"), Text(fact.note, "dim"))
+    console.print(table)
+    listed = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 1))
+    for number, source in enumerate(sources, 1):
+        listed.add_row(Text(f"  [{number}]", "dim"), Text(source, "dim"))
+    console.print(listed)
 
 
 class _Watching:
@@ -311,7 +314,8 @@ def _amounts(measured: Latency) -> Table:
     reason = source if source.startswith("unavailable") else f"unavailable: {source}"
     table.add_row("energy", reason if energy is None else f"{words.digits(energy)} mJ a call ({source})")
     if measured.throughput_per_s is not None:
-        table.add_row("throughput", f"{words.digits(measured.throughput_per_s)} a second")
+        at_once = f", {measured.throughput_batch} at a time" if measured.throughput_batch else ""
+        table.add_row("throughput", f"{words.digits(measured.throughput_per_s)} a second{at_once}")
     if said := conditions(measured):
         table.add_row("taken on", said)
     return table

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,9 +73,10 @@ def test_what_the_device_cannot_tell_is_unavailable_with_the_reason_and_never_0(
         "energy_source": "RAPL package",
         "peak_memory_kb": 2048.0,
         "throughput_per_s": 812.0,
+        "throughput_batch": 32,
     }
     text = flat(shown(show_devices.latency, "my-board", A, measured(**told)))
-    assert "energy 1.23 mJ a call (RAPL package)" in text and "throughput 812 a second" in text
+    assert "energy 1.23 mJ a call (RAPL package)" in text and "throughput 812 a second, 32 at a time" in text
     assert "memory 2.05 MB at most" in text
 
 
@@ -140,26 +142,31 @@ def test_nothing_is_drawn_where_nobody_looks():
     assert console.file.getvalue() == ""
 
 
-def test_every_device_says_what_it_can_tell_and_whether_it_answers():
+@pytest.mark.parametrize("width", [80, 120, 140])
+def test_every_device_says_what_it_can_tell_and_whether_it_answers(width):
     known = [(load_profile(name), None) for name in profiles()]
     silent = {profile.name: "" if profile.name == "local-cpu" else "away" for profile, _ in known}
-    rows = {
-        line.split()[0]: line.split()
-        for line in shown(show_devices.devices, known, silent, width=80).splitlines()
-        if line.split()
-    }
-    assert rows["local-cpu"] == ["local-cpu", "–", "–", "–", "–", "here", "answers"]
-    assert rows["raspberry-pi-4"][2:] == ["on", "paper", "–", "–", "–", "–"]
+    text = shown(show_devices.devices, known, silent, width=width)
+    rows = {line.split()[0]: line.split() for line in text.splitlines() if line.split()}
+    assert rows["local-cpu"][:5] == ["local-cpu", "–", "–", "here", "answers"]
+    assert rows["raspberry-pi-4"][2:7] == ["roofline", "on", "paper", "–", "–"]
     assert int(rows["raspberry-pi-4"][1]) == len(load_profile("raspberry-pi-4").facts)
+    assert rows["facts"] == ["facts", "predicted", "by", "measured", "now"], "no title is cut short"
+    assert ("four Arm Cortex-A72 cores" in text) is (width >= 130)
+    assert "…" not in text and all(len(line) <= width for line in text.splitlines())
 
 
 def test_a_device_shows_every_fact_with_unit_kind_and_source():
     board = load_profile("raspberry-pi-4")
     text = shown(show_devices.device, board, None, "raspberry-pi-4 is not connected", width=300)
+    sources = dict(re.findall(r"^  (\[\d+\]) (.+?) *$", text, re.MULTILINE))
+    assert len(set(sources.values())) == len(sources), "each is listed once"
     for fact in board.facts:
         line = next(
             line for line in text.splitlines() if line.strip().startswith(fact.quantity.replace("_", " "))
         )
-        assert fact.source in line and fact.kind in line and str(fact.date) in line
+        number = re.search(r"\[\d+\]", line)
+        assert sources[number[0]] == f"{fact.source} ({fact.date})"
+        assert fact.kind in line and fact.note in line
         assert fact.unit == "text" or fact.unit in line
     assert "raspberry-pi-4 is not connected" in text
