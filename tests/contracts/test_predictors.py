@@ -2,11 +2,12 @@
 
 import pytest
 
-from nasflow.hardware import kernels, networks, roofline, table
+from nasflow.hardware import fewshot, kernels, networks, roofline, store, table
 from nasflow.hardware.fusion import UNFUSED
 from nasflow.hardware.fusion import kernels as grouped
 from nasflow.hardware.graph import operators
-from nasflow.testing.predictors import PredictorContract, PredictorUnderTest
+from nasflow.testing.devices import Simulated, Speeds
+from nasflow.testing.predictors import NEW, PredictorContract, PredictorUnderTest, chain
 
 
 def fitted_on_networks(device, files):
@@ -15,8 +16,21 @@ def fitted_on_networks(device, files):
 
 
 def fitted_on_kernels(device, files):
-    times, call_ms = table.measured(device, table.wanted(files, UNFUSED))
-    return kernels.fit(times, call_ms)
+    told = table.measured(device, table.wanted(files, UNFUSED))
+    return kernels.fit(told.ms, told.call_ms)
+
+
+def all_in_a_table(device, files):
+    """A table holds what it was told of and nothing else, so it is told of the new files' kernels too."""
+    new = [chain(files[0].parent / f"table{seed}.onnx", seed) for seed in NEW]
+    return table.build(device, [*files, *new])
+
+
+def told_of_ten(device, files):
+    known = Simulated(Speeds(gmacs=25.0, gbytes=10.0, start_us=3.0))
+    others = [[known.true_ms(file) for file in files]]
+    chosen = fewshot.choose(fewshot.encoded(files)[1], others, 10)
+    return fewshot.Transfer.of(files, others, {i: device.true_ms(files[i]) for i in chosen})
 
 
 PREDICTORS = {
@@ -25,6 +39,8 @@ PREDICTORS = {
     "roofline": PredictorUnderTest(
         lambda device, files: roofline.measured(device), within=0.9, everything=True
     ),
+    "table": PredictorUnderTest(all_in_a_table),
+    "transfer": PredictorUnderTest(told_of_ten, within=0.3),
 }
 
 
@@ -33,3 +49,7 @@ class TestBuiltIn(PredictorContract):
     @classmethod
     def predictor(cls, request):
         return PREDICTORS[request.param]
+
+
+def test_no_predictor_is_missing_from_the_contract():
+    assert set(PREDICTORS) == set(store.KINDS)
