@@ -49,6 +49,12 @@ UNREADABLE = (
 )
 
 
+Penalty = Callable[[nn.Module], Tensor]
+"""Network in training -> a number that is added to the loss of every batch, such as those of compression/sparse.py.
+
+Its repr names it in checkpoints and so has to be the same in every process, as that of a dataclass is."""
+
+
 class TrainingError(NasflowError):
     """A recipe, network or checkpoint that training cannot start from."""
 
@@ -121,12 +127,14 @@ def train(
     seed: int,
     checkpoint: Path | None = None,
     teacher: nn.Module | None = None,
+    penalty: Penalty | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> tuple[Epoch, ...]:
     """Train `model` in place, where its weights are, and return all epochs; it is left in evaluation mode.
 
     After each epoch `checkpoint` is written, then `on_epoch` called. A checkpoint that is there already is gone
-    on from: the result is that of a training never stopped, and `on_epoch` hears of the new epochs only.
+    on from: the result is that of a training never stopped, and `on_epoch` hears of the new epochs only. What the
+    `penalty` adds to the loss is not in the losses told.
     Raises Diverged, and TrainingError for a checkpoint of another training.
     """
     with contextlib.ExitStack() as stack:
@@ -137,13 +145,13 @@ def train(
         epochs: list[Epoch] = []
         identity = ""
         if checkpoint is not None:
-            identity = _identity(model, data, recipe, seed, teacher is not None)
+            identity = _identity(model, data, recipe, seed, teacher is not None, penalty)
             if checkpoint.exists():
                 epochs = _resume(checkpoint, identity, model, optimizer)
         while len(epochs) < recipe.epochs:
             start = time.perf_counter()
             number = len(epochs) + 1
-            loss = _epoch(model, data, recipe, optimizer, teacher, layout, seed, number)
+            loss = _epoch(model, data, recipe, optimizer, teacher, penalty, layout, seed, number)
             wrong = error(model, data.validation, data.preprocess)
             epochs.append(Epoch(number, loss, wrong, time.perf_counter() - start))
             if checkpoint is not None:
@@ -195,6 +203,7 @@ def _epoch(
     recipe: Recipe,
     optimizer: torch.optim.Optimizer,
     teacher: nn.Module | None,
+    penalty: Penalty | None,
     layout: torch.memory_format,
     seed: int,
     number: int,
@@ -218,7 +227,7 @@ def _epoch(
             images, labels = _batch(data, picked, generator, device, layout)
             loss = _loss(model(images), labels, recipe, teacher, images)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss if penalty is None else loss + penalty(model)).backward()  # type: ignore[no-untyped-call]
             length = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             _check_finite(float(loss.detach()), float(length), number, step + 1, group["lr"])
             optimizer.step()
@@ -326,7 +335,9 @@ def _device(model: nn.Module) -> torch.device:
 # ---- checkpoints
 
 
-def _identity(model: nn.Module, data: Data, recipe: Recipe, seed: int, taught: bool) -> str:
+def _identity(
+    model: nn.Module, data: Data, recipe: Recipe, seed: int, taught: bool, penalty: Penalty | None
+) -> str:
     """What must be equal for a checkpoint to be gone on from."""
     weights = [[name, list(value.shape)] for name, value in model.state_dict().items()]
     return json.dumps(
@@ -338,6 +349,7 @@ def _identity(model: nn.Module, data: Data, recipe: Recipe, seed: int, taught: b
             "preprocess": asdict(data.preprocess),
             "teacher": taught,
             "weights": weights,
+            **({} if penalty is None else {"penalty": repr(penalty)}),
         }
     )
 
@@ -376,5 +388,5 @@ def _resume(path: Path, identity: str, model: nn.Module, optimizer: torch.optim.
 
 def _differing(ours: str, theirs: str) -> list[str]:
     a, b = json.loads(ours), json.loads(theirs)
-    names = [key for key in b if a.get(key) != b[key] and key != "recipe"]
+    names = [key for key in a | b if a.get(key) != b.get(key) and key != "recipe"]
     return names + [f.name for f in fields(Recipe) if a["recipe"].get(f.name) != b["recipe"][f.name]]

@@ -65,6 +65,16 @@ def trained(data, recipe=QUICK, seed=1, dropout=0.0, **arguments):
     return train(model, data, recipe, seed=seed, **arguments), state(model)
 
 
+@dataclasses.dataclass(frozen=True)
+class Shrink:
+    """A penalty on the size of all weights."""
+
+    strength: float
+
+    def __call__(self, model):
+        return self.strength * sum(parameter.square().sum() for parameter in model.parameters())
+
+
 class Stop(Exception):
     pass
 
@@ -175,6 +185,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
         ({"data": stripes(seed=1)}, "data"),
         ({"data": stripes(augment=("flip",))}, "augment"),
         ({"teacher": small()}, "teacher"),
+        ({"penalty": Shrink(0.1)}, "penalty"),
     ],
 )
 def test_the_checkpoint_of_another_training_is_refused_by_what_differs(tmp_path, changes, named):
@@ -288,6 +299,28 @@ def test_distillation_is_cross_entropy_and_tempered_divergence():
     expected = 0.75 * -np.log([logits.softmax(1)[0, 0], logits.softmax(1)[1, 1]]).mean()
     expected += 0.25 * 4 * float((p * (p / q).log()).sum(1).mean())
     assert float(_loss(logits, labels, recipe, lambda _: told, labels)) == pytest.approx(expected)
+
+
+def test_a_penalty_is_added_to_the_loss_and_not_to_what_is_told():
+    plain, weights = trained(stripes())
+    same_one, weights_same = trained(stripes(), penalty=Shrink(0.0))
+    told, shrunk = trained(stripes(), penalty=Shrink(10.0))
+    assert without_seconds(plain) == without_seconds(same_one)
+    assert same(weights, weights_same)
+    assert float(shrunk["0.weight"].norm()) < 0.7 * float(weights["0.weight"].norm())
+    assert told[-1].train_loss < 2
+
+
+def test_a_training_with_a_penalty_goes_on_with_the_same_one_only(tmp_path):
+    whole, weights = trained(stripes(), penalty=Shrink(0.1))
+    with pytest.raises(Stop):
+        trained(stripes(), penalty=Shrink(0.1), checkpoint=tmp_path / "c.pt", on_epoch=stop_after(1))
+    for other in (None, Shrink(0.2)):
+        with pytest.raises(TrainingError, match="differs in penalty"):
+            trained(stripes(), penalty=other, checkpoint=tmp_path / "c.pt")
+    resumed, weights_resumed = trained(stripes(), penalty=Shrink(0.1), checkpoint=tmp_path / "c.pt")
+    assert without_seconds(resumed) == without_seconds(whole)
+    assert same(weights, weights_resumed)
 
 
 def test_divergence_is_told_with_its_reason():
