@@ -87,9 +87,8 @@ def _openssh(place: Path, folder: Path) -> Iterator[Served]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-    if (
-        os.geteuid() == 0 and Path("/run").is_dir()
-    ):  # Debian's wants it, which only the system's service makes
+    if os.geteuid() == 0 and Path("/run").is_dir():
+        # Debian's sshd does not start without it, and only the system's service makes it.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     settings = place / "sshd_config"
     settings.write_text(
