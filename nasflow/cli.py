@@ -183,14 +183,23 @@ def profile(
         typer.Option("--compare", metavar="A B", help="Measure two files in turns and say which is faster."),
     ] = None,
     as_json: Annotated[
-        Path | None, typer.Option("--json", metavar="OUT", help="Also write every sample to this file.")
+        Path | None,
+        typer.Option("--json", metavar="OUT", help="Also write all that came of it to this file."),
     ] = None,
     build: Annotated[
         str | None,
         typer.Option(
             "--build",
             metavar="METHOD",
-            help="Build a predictor of the device instead: roofline, table, kernels or network.",
+            help="Build a predictor of the device instead: roofline, table, kernels, network or few-shot.",
+        ),
+    ] = None,
+    like: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--like",
+            metavar="DEVICE",
+            help="A device with a predictor, for few-shot to learn from. Repeatable.",
         ),
     ] = None,
     minutes: Annotated[
@@ -213,13 +222,15 @@ def profile(
         raise NasflowError(
             "expected either one FILE.onnx to measure or --compare A.onnx B.onnx, or --build METHOD"
         )
+    if like and build is None:
+        raise NasflowError("--like says what few-shot learns from; expected it with --build few-shot")
     if build is not None:
         from nasflow.cli_hardware import build_command
 
         with terminal.interruptible(
             "stopped; what was measured is kept: run the same command again to go on"
         ):
-            build_command(device, build, minutes, space, shape)
+            build_command(device, build, minutes, space, shape, like or (), as_json)
         return
     for given in [file] if file else compare or ():
         if not given.is_file():
