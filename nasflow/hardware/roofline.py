@@ -22,8 +22,8 @@ from nasflow.hardware.fusion import UNFUSED, FusionRules, Kernel, kernels
 from nasflow.hardware.graph import GraphError, operators
 from nasflow.hardware.predictor import CannotPredict, Correction, Prediction
 
-# Floats in each of three arrays, 96 MiB in all: beyond the last cache of what runs small networks. Larger ones take long
-# to draw and to load again and again on a busy machine. Where a cache holds them, the bound is lower, and still one.
+# Floats in each of three arrays, 96 MiB in all: beyond the last cache of what runs small networks. Larger ones take
+# long to draw and to load again and again on a busy machine. Where a cache holds them, the bound is but lower.
 STREAM = 2**23
 NEAR = (2**13, 2**15)  # floats in arrays that stay in a core's own caches
 DEVIATION = 1.0  # of a bound, as a share: how far above it the truth lies is not known
