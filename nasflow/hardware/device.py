@@ -94,17 +94,19 @@ def connect(
     precision: float = 0.01,
     energy: bool = True,
     throughput: bool = False,
+    again: bool = True,
 ) -> Device:
     """The device of a profile; it is first asked when it is used.
 
     A file is measured until its p50 is known to within `precision` (a share), at most for `budget_s` seconds
     unless a single look takes longer. `energy` takes about a second more a file where the device can tell it;
-    `throughput` asks for that too, at the profile's `throughput_batch`.
+    `throughput` asks for that too, at the profile's `throughput_batch`. What was noisy is measured once more if
+    `again`, which is in vain where only the quickest call counts.
     """
     if profile.reach.backend == "none":
         return Missing(profile)
     way = transport(profile.reach)
-    return Measured(profile, way, budget_s, precision, energy=energy, throughput=throughput)
+    return Measured(profile, way, budget_s, precision, energy=energy, throughput=throughput, again=again)
 
 
 def transport(reach: Reach) -> Transport:
@@ -165,6 +167,7 @@ class Measured:
     precision: float
     energy: bool = True
     throughput: bool = False
+    again: bool = True
     pauses_s: tuple[float, ...] = PAUSES_S
     _first: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -188,7 +191,7 @@ class Measured:
         more = {"energy": self.energy, "throughput_batch": batch}
         told = self._ask(files, LOADS, self.precision, watch, more).latencies()
         noisy = [number for number, latency in enumerate(told) if latency.noisy]
-        if noisy:  # once more, since others may have gone meanwhile; what is noisy still says so
+        if noisy and self.again:  # others may have gone meanwhile; what is noisy still says so
             try:
                 again = self._ask([files[i] for i in noisy], LOADS, self.precision, watch, more).latencies()
             except Lost as gone:

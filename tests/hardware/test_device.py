@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import dataclasses
 import json
 import os
 import random
@@ -433,6 +434,12 @@ def test_a_device_lost_while_it_measures_once_more_leaves_the_first_measurement(
     )
     again = asked(noisy, told()).latency(files["small"])
     assert again.noisy == ""
+
+
+def test_what_is_noisy_is_measured_but_once_where_only_the_quickest_call_counts(files):
+    noisy = told(seconds=1.0, stolen_ticks=60)
+    once = dataclasses.replace(asked(noisy, told()), again=False)
+    assert "other machines took" in once.latency(files["small"]).noisy
 
 
 def test_a_device_that_comes_back_is_asked_again_and_one_that_does_not_is_given_up(files):
