@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +28,9 @@ from nasflow.study import Metrics, Trial
 
 SEED = 0  # of the weights, whose values do not move the time
 MOST_LOST = 3  # batches in a row in which a device went away: it is then not waited for any more
+
+Write = Callable[[nn.Module, Sequence[int], Path], object]
+"""How a network for inputs of a shape becomes the file that is measured."""
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ class MeasuredLatency:
     measurement; all predictions of a batch come from the predictor as refitted on the trials before it, so a search
     that is killed and goes on says the same. A device that is away then does not stop the search if predictions
     may stand for it at all (`Foresight.width`).
+
+    `write` makes the file, in 32-bit floats if nothing else is said.
     """
 
     devices: Sequence[Device]
@@ -61,6 +66,7 @@ class MeasuredLatency:
     folder: Path
     foresight: Mapping[str, Foresight] = field(default_factory=dict)
     asked: Collection[str] = ()
+    write: Write = to_onnx
     _records: Records = field(init=False, repr=False, compare=False)
     _lost: Counter[str] = field(default_factory=Counter, init=False, repr=False, compare=False)
 
@@ -185,7 +191,7 @@ class MeasuredLatency:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(SEED)
-                to_onnx(self.architecture.build(trial.point), self.architecture.shape, file)
+                self.write(self.architecture.build(trial.point), self.architecture.shape, file)
         except FolderError:
             raise
         except Exception as error:  # a network that cannot be built or exported is a failed trial
@@ -213,3 +219,27 @@ def _measure(device: Device, files: Sequence[Path]) -> list[Latency | Exception]
         gone = answers[-1] if answers and isinstance(answers[-1], Lost) else None
         answers.append(gone or _measure(device, [file])[0])
     return answers
+
+
+@dataclass(frozen=True)
+class Fastest:
+    """Measures a batch of trials in each of several forms, which differ in how the file is written: what counts is
+    the one that is faster on the first device. A form that a network cannot take is left out."""
+
+    forms: Sequence[MeasuredLatency]
+
+    def __call__(self, trials: Sequence[Trial]) -> list[Metrics | Exception]:
+        first = f"latency_ms@{self.forms[0].devices[0].name}"
+        return [
+            _fastest(answers, first) for answers in zip(*(form(trials) for form in self.forms), strict=True)
+        ]
+
+
+def _fastest(answers: Sequence[Metrics | Exception], metric: str) -> Metrics | Exception:
+    for answer in answers:
+        if isinstance(
+            answer, Unavailable | Lost
+        ):  # the other form's answer would stand for one that is not known
+            return answer
+    known = [answer for answer in answers if not isinstance(answer, Exception)]
+    return min(known, key=lambda metrics: metrics[metric]) if known else answers[0]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from boards import Fake, Linear, made_up, trial
 
-from nasflow.evaluators.latency import MeasuredLatency
-from nasflow.export import ExportError
+from nasflow.evaluators.latency import Fastest, MeasuredLatency
+from nasflow.export import ExportError, to_onnx
 from nasflow.hardware import DeviceError, Latency, Lost, Profile, Unreachable, connect
 
 
@@ -149,3 +149,31 @@ def test_a_real_device_measures_the_exported_files(tmp_path, monkeypatch):
     answers = MeasuredLatency([device], Linear(), tmp_path / "trials")([trial(0, 2), trial(1, 4000)])
     assert answers[1]["latency_ms@here"] > 2 * answers[0]["latency_ms@here"] > 0
     assert all(np.isfinite(list(answer.values())).all() for answer in answers)
+
+
+# Several forms of one network
+
+
+class Halved:
+    """Networks of half the width cannot take the other form where that is no whole number; the file is the smaller."""
+
+    def __call__(self, model, shape, path):
+        width = model[1].out_features
+        if width % 2:
+            raise ExportError("odd")
+        to_onnx(Linear().build({"width": width // 2}), shape, path)
+
+
+def test_of_several_forms_the_faster_counts_and_one_that_cannot_be_is_left_out(tmp_path):
+    plain = MeasuredLatency([Fake()], Linear(), tmp_path / "plain")
+    other = MeasuredLatency([Fake()], Linear(), tmp_path / "other", write=Halved())
+    answers = Fastest([plain, other])([trial(0, 4), trial(1, 5)])
+    assert answers == [{"latency_ms@board": 2.0}, {"latency_ms@board": 5.0}]
+    assert isinstance(Fastest([other])([trial(2, 5)])[0], ExportError)
+
+
+def test_a_device_that_is_away_for_one_form_is_away(tmp_path):
+    plain = MeasuredLatency([Fake()], Linear(), tmp_path / "plain")
+    away = MeasuredLatency([Fake(away=True)], Linear(), tmp_path / "other")
+    with pytest.raises(Unreachable):
+        Fastest([plain, away])([trial(0, 4)])
