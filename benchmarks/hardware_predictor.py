@@ -6,9 +6,11 @@ Builds the predictor as `nasflow profile local-cpu --build network` does, then e
 and measures their files. A line fitted to the multiply-adds of the same networks that the predictor learned from is
 shown beside it.
 
-What is foretold is the p50 of an undisturbed machine. It is compared twice: with the p50 as it was measured, which
-holds whatever the neighbours of a shared machine did meanwhile, and with the p50 that the same measurements show
-of the undisturbed machine (nasflow/hardware/floor.py), relative to the anchors that are measured in turns with them.
+What is foretold is the p50 of an undisturbed machine. It is compared twice: with what the same measurements show of
+the undisturbed machine (nasflow/hardware/floor.py), relative to the anchors that are measured in turns with them, which
+is what the bar is about; and with the p50 as it was measured, which holds whatever the neighbours of a shared machine
+did meanwhile. By the rules of a build, networks are measured again whose quickest call stands alone, or whose batch
+was disturbed throughout, at most ROUNDS times; what is left then counts as it is.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ from nasflow.hardware.predictor import Accuracy, errors
 
 UNSEEN = 10**6  # numbers of networks that no build comes near
 WITHIN_10, KENDALL = 0.95, 0.93
+ROUNDS = 4
 SPACE, SHAPE = "mobile", (3, 32, 32)
 
 
@@ -44,6 +47,7 @@ class Checked:
     latency: Latency
     undisturbed_ms: float
     pace: float
+    sure: bool
 
 
 def macs(file: Path) -> float:
@@ -61,12 +65,18 @@ def check(device: Device, folder: Path, files: Sequence[Path], record: build.Rec
     """Measure files in turns with the anchors of the build."""
     anchors, usual = record.anchors, floor.stretch(record.stretches)
     beside = [folder / "networks" / f"{number:05d}.onnx" for number in anchors]
-    found = []
-    for at in range(0, len(files), build.AT_ONCE):
-        told = device.latencies([*beside, *files[at : at + build.AT_ONCE]])
-        now = build.pace(dict(zip(anchors, map(floor.floor_ms, told), strict=False)), anchors)
-        found += [Checked(one, usual * floor.floor_ms(one) / now, now) for one in told[len(anchors) :]]
-    return found
+    found: dict[Path, Checked] = {}
+    left = list(files)
+    for _ in range(ROUNDS):
+        for at in range(0, len(left), build.AT_ONCE):
+            some = left[at : at + build.AT_ONCE]
+            told = device.latencies([*beside, *some])
+            now = build.pace(dict(zip(anchors, map(floor.floor_ms, told), strict=False)), anchors)
+            for file, one in zip(some, told[len(anchors) :], strict=True):
+                sure = not floor.unsure(one) and abs(now - 1) <= build.DISTURBED
+                found[file] = Checked(one, usual * floor.floor_ms(one) / now, now, sure)
+        left = [file for file in files if not found[file].sure]
+    return [found[file] for file in files]
 
 
 def beside_each_other(
@@ -94,7 +104,9 @@ def main() -> None:
     )
     given = parser.parse_args()
     torch.set_num_threads(1)
-    device = hardware.connect(hardware.load_profile("local-cpu"), budget_s=BUDGET_S, energy=False)
+    device = hardware.connect(
+        hardware.load_profile("local-cpu"), budget_s=BUDGET_S, energy=False, again=False
+    )
     supply = Sampled(SPACE, SHAPE)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -113,11 +125,11 @@ def main() -> None:
         by_macs = line(shown, list(known.values()), [macs(file) for file in files])
     as_measured = beside_each_other(predicted, by_macs, [one.latency.p50_ms for one in checked])
     undisturbed = beside_each_other(predicted, by_macs, [one.undisturbed_ms for one in checked])
-    within, tau = (as_measured["accuracy"][figure]["value"] for figure in ("within_10", "kendall"))
+    within, tau = (undisturbed["accuracy"][figure]["value"] for figure in ("within_10", "kendall"))
     write(
         "hardware-predictor",
-        goal=f"local-cpu, {given.networks} unseen networks of the mobile space: at least {WITHIN_10:.0%} within 10 % of"
-        f" the p50 measured, Kendall's tau at least {KENDALL}, built within 15 minutes",
+        goal=f"local-cpu, {given.networks} unseen networks of the mobile space, measured relative to anchors: at least"
+        f" {WITHIN_10:.0%} within 10 % of the undisturbed p50, Kendall's tau at least {KENDALL}, built in 15 minutes",
         value=within,
         holds=within >= WITHIN_10 and tau >= KENDALL and minutes <= 15,
         method=given.method,
@@ -126,6 +138,7 @@ def main() -> None:
         left_out_as_too_noisy=built.noisy,
         as_measured=as_measured,
         undisturbed=undisturbed,
+        unsure_in_the_check=sum(not one.sure for one in checked),
         noisy_in_the_check=sum(bool(one.latency.noisy) for one in checked),
         p50_over_floor={
             "build": floor.stretch(record.stretches),
@@ -140,6 +153,7 @@ def main() -> None:
                 "p50_ms": one.latency.p50_ms,
                 "undisturbed_ms": one.undisturbed_ms,
                 "noisy": one.latency.noisy,
+                "sure": one.sure,
             }
             for ms, one in zip(predicted, checked, strict=True)
         ],
