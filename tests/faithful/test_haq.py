@@ -50,9 +50,8 @@ def test_the_ends_are_the_fewest_and_the_most_bits(least: int, most: int) -> Non
 
 
 def test_half_way_is_even() -> None:
-    """Half way between 2 and 3, 3 and 4, ...: the even one, as numpy rounds in their code."""
-    halves = [(bits + 1 - 1.5) / 7 for bits in range(2, 8)]
-    assert [haq.level(a, 2, 8) for a in halves] == [int(np.round(1.5 + a * 7)) for a in halves]
+    """As numpy rounds in their code: of 1.5, 2.5 and 3.5, which these actions mean exactly."""
+    assert [haq.level(action, 1, 4) for action in (0.25, 0.5, 0.75)] == [2, 2, 4]
 
 
 def reference_walk(policy: Point, space: Space, found: tuple[Layer, ...], limit: Limit) -> Point:
