@@ -49,7 +49,7 @@ TRIALS = 60  # of searches by error
 JUDGED = 1000  # training images that searches are judged by, and do not learn from
 CALIBRATION, CURVATURE = 128, 256
 PROBES = 50
-RELAXED = 3  # epochs of DNAS, which are short: half of the images for weights, half for preferences
+RELAXED = 2  # epochs of DNAS, which are short: half of the images for weights, half for preferences
 TRAINED = Recipe(epochs=2, batch_size=64, learning_rate=2e-3)
 INSTANCES = 200
 METHODS = ("uniform", "HAWQ-ILP", "loss increase, ILP", "HAQ", "NSGA-II", "DNAS")
