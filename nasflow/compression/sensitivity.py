@@ -183,13 +183,16 @@ def rounding_errors(model: nn.Module, space: Space, simulate: Simulate, images: 
     """
     errors: dict[tuple[str, int], float] = {}
     of_inputs: dict[tuple[str, int], nn.Module] = {}
-    for entry, bits in _rounded(space):
-        rounded = simulate({entry: bits}).eval()
-        if entry.startswith(WEIGHT):
-            errors[entry, bits] = _squared(_weight(rounded, entry), _weight(model, entry))
-        else:
-            of_inputs[entry, bits] = rounded.get_submodule(f"{_layer(entry)}.{INPUT}")
-            errors[entry, bits] = 0.0
+    choices = list(_rounded(space))
+    for bits in sorted({bits for _, bits in choices}):
+        entries = [entry for entry, among in choices if among == bits]
+        rounded = simulate(dict.fromkeys(entries, bits)).eval()  # each is rounded as if it were alone
+        for entry in entries:
+            if entry.startswith(WEIGHT):
+                errors[entry, bits] = _squared(_weight(rounded, entry), _weight(model, entry))
+            else:
+                of_inputs[entry, bits] = rounded.get_submodule(f"{_layer(entry)}.{INPUT}")
+                errors[entry, bits] = 0.0
     network = copy.deepcopy(model).eval()
     for batch in torch.split(images, BATCH):
         seen: dict[str, Tensor] = {}
