@@ -85,7 +85,8 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Traced:
     """Find the groups of `model` for inputs of `shape` (channels, height, width).
 
     Groups that reach the input or the output of the network are left out. The model is run once, in evaluation
-    mode, and left as it was. What no layer of PyTorch's own makes (a bare parameter, say) is followed as far as
+    mode, and left as it was. Where Torch-Pruning cannot follow it at all, it has no groups. What no layer of
+    PyTorch's own makes (a bare parameter, say) is followed as far as
     Torch-Pruning can; `remove` checks whether that was far enough.
     """
     order: dict[nn.Module, None] = {}
@@ -118,6 +119,8 @@ def trace(model: nn.Module, shape: Sequence[int]) -> Traced:
         graph = torch_pruning.DependencyGraph()
         try:
             graph.build_dependency(nn.Sequential(entry, model), x, forward_fn=run, verbose=False)
+        except ZeroDivisionError:  # Torch-Pruning's own, over a reshape that it cannot follow
+            return Traced(model, (), graph)
         except (RuntimeError, ValueError, TypeError) as error:
             raise PruneError(
                 f"cannot run the network on an input of shape {tuple(shape)}: {error}"
@@ -174,6 +177,18 @@ def remove(traced: Traced, shape: Sequence[int], removed: Removed) -> None:
             f"{_listed(removed)} cannot be pruned in this network: it would no longer compute the same from "
             "what is left; choose among the groups that prune.space offers"
         )
+
+
+def readers(traced: Traced, removed: Removed) -> dict[Any, torch.Tensor]:
+    """The convolutions and linear layers that read channels which are to go, each with the places of these among its
+    inputs."""
+    found: dict[Any, list[torch.Tensor]] = {}
+    for group in traced.groups:
+        for member in group.members if group.name in removed else ():
+            if member.side == "in" and isinstance(member.module, (CONVOLUTION, nn.Linear)):
+                gone = member.index[torch.isin(member.root, removed[group.name])]
+                found.setdefault(member.module, []).append(gone)
+    return {module: torch.cat(gone) for module, gone in found.items()}
 
 
 # ---- one group from Torch-Pruning's
@@ -239,17 +254,11 @@ def _find(model: nn.Module, layer: str, like: nn.Module | nn.Parameter) -> nn.Mo
 @contextlib.contextmanager
 def _deafened(traced: Traced, removed: Removed) -> Iterator[None]:
     """The network with zero weights, for as long as this lasts, where layers read the removed channels."""
-    readers = [
-        (member.module, member.index[torch.isin(member.root, removed[group.name])])
-        for group in traced.groups
-        if group.name in removed
-        for member in group.members
-        if member.side == "in" and isinstance(member.module, (CONVOLUTION, nn.Linear))
-    ]
-    weights = {module: module.weight.detach().clone() for module, _ in readers}
+    hears = readers(traced, removed)
+    weights = {module: module.weight.detach().clone() for module in hears}
     with torch.no_grad():
-        for module, channels in readers:
-            _deafen(module, channels)
+        for module, channels in hears.items():
+            deafen(module, channels)
     try:
         yield
     finally:
@@ -258,7 +267,8 @@ def _deafened(traced: Traced, removed: Removed) -> Iterator[None]:
                 module.weight.copy_(weight)
 
 
-def _deafen(module: nn.Module, channels: torch.Tensor) -> None:
+def deafen(module: nn.Module, channels: torch.Tensor) -> None:
+    """Set the weights to zero, in place, with which a convolution or linear layer reads these of its inputs."""
     if isinstance(module, nn.Linear):
         module.weight[:, channels] = 0
     elif isinstance(module, CONVOLUTION) and module.transposed:

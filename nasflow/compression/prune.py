@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,11 +17,15 @@ from torch import nn
 
 from nasflow import names
 from nasflow.compression import blocks, criteria
+from nasflow.compression.constants import fold
 from nasflow.compression.criteria import Criterion
-from nasflow.compression.groups import CONVOLUTION, Group, PruneError, Traced, remove, trace
+from nasflow.compression.groups import CONVOLUTION, Group, PruneError, Removed, Traced, remove, trace
 from nasflow.space import Choice, Point, Scalar, Space
 
 CHANNELS, BLOCK = "channels.", "block."
+
+Compensate = Callable[[Traced, Sequence[int], Removed], None]
+"""Changes weights in place before channels go."""
 
 
 def space(
@@ -31,11 +35,13 @@ def space(
     round_to: int = 8,
     keep: Sequence[float] = (1.0, 0.75, 0.5, 0.25),
     protect: Collection[str] = (),
+    only: Collection[str] = (),
 ) -> Space:
     """All that can be taken out of `model` and leave it a network that runs, for inputs of `shape`.
 
     Channels: for each group the shares in `keep` that give different multiples of `round_to`, and all of them.
-    Blocks: see blocks.removable. `protect` names layers or modules that stay as they are.
+    Blocks: see blocks.removable. `protect` names layers or modules that stay as they are; with `only`, all stay but
+    the modules that it names and what lies within them. Layers elsewhere may still read fewer channels.
 
     Every group is tried before it is offered: see groups.remove. Choices that mean nothing once a block is
     gone are folded.
@@ -49,7 +55,8 @@ def space(
             "expected round_to of at least 1 and shares to keep above 0, at most 1, "
             f"got round_to {round_to} and keep {tuple(keep)}"
         )
-    for name in protect:
+    protect, only = _names(protect), _names(only)
+    for name in (*protect, *only):
         _check_module(model, name)
     probe = _probe(model)
     whole = trace(probe, shape).groups
@@ -57,6 +64,7 @@ def space(
         group.name: options
         for group in whole
         if not any(_touches(layer, protect) for layer in group.layers)
+        and (not only or all(_touches(layer, only) for layer in group.layers))
         and len(options := _options(group, keep, round_to)) > 1
     }
     least = _sound(probe, shape, whole, {name: min(options) for name, options in choices.items()})
@@ -64,6 +72,7 @@ def space(
         name
         for name in blocks.removable(probe, shape)
         if not any(_touches(name, [kept]) or _touches(kept, [name]) for kept in protect)
+        and (not only or _touches(name, only))
     ]
     parameters = [Choice(CHANNELS + name, choices[name], ordered=True) for name in least]
     parameters += [Choice(BLOCK + name, (True, False)) for name in removable]
@@ -78,11 +87,13 @@ def apply(
     shape: Sequence[int],
     *,
     criterion: Criterion = criteria.l1,
+    compensate: Compensate = fold,
 ) -> nn.Module:
     """A new network: `model` without what `policy` leaves out; `model` itself stays untouched.
 
-    Within each group the channels with the lowest scores by `criterion` go, see criteria.py. What the policy
-    does not name stays.
+    Within each group the channels with the lowest scores by `criterion` go, see criteria.py. Before they do,
+    `compensate` prepares the layers that read them: what is constant of them stays as a bias, see constants.py; see
+    reconstruct.py for more. What the policy does not name stays.
 
     Raises:
         PruneError: the policy names what is not in the network, or what cannot be pruned there.
@@ -107,6 +118,7 @@ def apply(
         kept = _count(group, shares.get(name, 1.0))
         if kept < group.channels:
             removed[group.name] = _lowest(group, criterion(group.inside(model)), kept)
+    compensate(traced, shape, removed)
     remove(traced, shape, removed)
     return reduced
 
@@ -168,6 +180,11 @@ def _check_module(model: nn.Module, name: str) -> None:
         raise PruneError(f"{name}: no module of that name in the network; {names.nearest(name, known)}")
 
 
+def _names(given: Collection[str]) -> tuple[str, ...]:
+    """Several names, or a single one that came without a list."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def _touches(name: str, modules: Iterable[str]) -> bool:
     """Whether the module `name` is one of `modules` or within one."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
@@ -191,17 +208,21 @@ def _count(group: Group, share: float) -> int:
     return min(group.channels, max(1, round(share * group.channels / group.step)) * group.step)
 
 
-def _lowest(group: Group, scores: torch.Tensor, kept: int) -> torch.Tensor:
-    """The channels to remove: as many from each of the group's slices, those at the places that score lowest."""
+def places(group: Group, scores: torch.Tensor) -> torch.Tensor:
+    """Scores of what can leave on its own: of one channel, or of one from each of the group's slices together."""
     if scores.shape != (group.channels,) or not bool(torch.isfinite(scores).all()):
         raise PruneError(
             f"{CHANNELS}{group.name}: expected {group.channels} finite scores from the criterion, got "
             f"{tuple(scores.shape)}{'' if torch.isfinite(scores).all() else ', not all finite'}"
         )
-    places = group.channels // group.step
-    order = scores.reshape(group.step, places).sum(0).argsort(stable=True)
-    gone = order[: places - kept // group.step].sort().values.cpu()
-    return (gone + places * torch.arange(group.step).unsqueeze(1)).flatten()
+    return scores.reshape(group.step, -1).sum(0)
+
+
+def _lowest(group: Group, scores: torch.Tensor, kept: int) -> torch.Tensor:
+    """The channels to remove: as many from each of the group's slices, those at the places that score lowest."""
+    order = places(group, scores).argsort(stable=True)
+    gone = order[: len(order) - kept // group.step].sort().values.cpu()
+    return (gone + len(order) * torch.arange(group.step).unsqueeze(1)).flatten()
 
 
 # ---- what is safe to offer
