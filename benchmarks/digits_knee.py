@@ -20,7 +20,7 @@ from nasflow import data, stages
 from nasflow.experiment import load
 from nasflow.export import predict, to_onnx
 from nasflow.network import Network
-from nasflow.stages.compress import quantised
+from nasflow.stages.integers import quantised
 
 MOST_ERROR = 0.025
 NEAR = 0.02

@@ -21,7 +21,7 @@ from nasflow.compression import prune
 from nasflow.experiment import load
 from nasflow.export import to_onnx
 from nasflow.network import Network, Pruning
-from nasflow.stages.compress import network_of
+from nasflow.stages.compress import network_of, round_to
 from nasflow.stages.search import recipe
 
 MOST_TIME, MOST_ERROR = 0.7, 0.01
@@ -85,7 +85,7 @@ def uniform(run: stages.Run, share: float) -> dict[str, Any]:
     settings = run.experiment.compress
     trial = picked(run, run.study())[0]
     start = network_of(run, trial)
-    pruning = Pruning(run.architecture, start, settings.round_to, (1.0, *SHARES))
+    pruning = Pruning(run.architecture, start, round_to(run), (1.0, *SHARES))
     policy = prune.uniform(pruning.space(), share)
     model = pruning.build(policy)
     parent = next(r for r in run.result("retrain")["networks"] if r["name"] == start.name)

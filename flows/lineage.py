@@ -147,10 +147,14 @@ def _compressed(summary: Mapping[str, Any], known: set[str]) -> Iterator[Entry]:
             name=step["name"],
             parent=step["parent"] if step["parent"] in known else PIPELINE,
             params={name: str(value) for name, value in (step["policy"] or {}).items()},
-            metrics=metrics(step["after"]),
+            metrics={
+                **metrics(step["after"]),
+                **{f"before/{name}": value for name, value in metrics(step["before"]).items()},
+            },
             tags={
                 "stage": "compress",
                 "kind": step["kind"],
+                "change": words.change(step["before"], step["after"]),
                 "state": "accepted" if step["accepted"] else "refused",
                 "reason": step["reason"],
             },

@@ -136,7 +136,7 @@ def retrain(
         typer.Option(
             "--data",
             metavar="OTHER",
-            help="The data: the name of a format or data set (more with --set data.KEY=...), or an experiment file.",
+            help="The data: the name of a format or data set (see also --set...), or an experiment file.",
         ),
     ],
     width: Annotated[float, typer.Option("--width", help="Make it that many times as wide.")] = 1.0,
@@ -151,6 +151,58 @@ def retrain(
 
     wanted = transfer.experiment(point, data, width=width, depth=depth, overrides=overrides or ())
     _run(wanted, out, fresh=fresh, wait=wait)
+
+
+@app.command()
+def compress(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A function that returns the network: my_model.py:model."),
+    ],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="DATA",
+            help="A data set's name, a folder of images, an .npz file or an experiment file; see also --set.",
+        ),
+    ],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="T",
+            help="What it may cost: latency_ms=0.6x@local-cpu, latency_ms=1.5@local-cpu, flops=0.5x. Repeatable.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", metavar="FILE", help="Its trained weights; without them it is trained first."
+        ),
+    ] = None,
+    as_json: Annotated[
+        Path | None,
+        typer.Option(
+            "--json",
+            metavar="OUT",
+            help="Write what came of it to this file, the exported networks beside it.",
+        ),
+    ] = None,
+    overrides: Set = None,
+    fresh: Fresh = False,
+    out: Out = None,
+    wait: Wait = False,
+) -> None:
+    """Make a network of yours smaller and measurably faster: pruned, in int8, taught by what it was."""
+    from nasflow import cli_compress, runs
+
+    wanted = cli_compress.experiment(model, data, target or (), weights, overrides or ())
+    summary = _carry_out(wanted, out, fresh=fresh, wait=wait)
+    if as_json is not None:
+        cli_compress.write(summary, out or runs.RUNS / wanted.name, as_json)
+        terminal.console().print(f"written: {as_json}", highlight=False)
+    _end(summary)
 
 
 @app.command()
@@ -262,6 +314,10 @@ def serve() -> None:
 
 
 def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -> None:
+    _end(_carry_out(experiment, out, fresh=fresh, wait=wait))
+
+
+def _carry_out(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -> dict[str, Any]:
     """Carry out an experiment, or show its result at once if there is nothing left to do."""
     from nasflow import hardware, runs
 
@@ -270,7 +326,7 @@ def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -
     if summary is not None and runs.tracked(folder):
         _show(summary, folder, console)
         console.print("\n[bold]Finished already[/]; --fresh starts anew.", highlight=False)
-        return
+        return summary
     for name in experiment.devices:
         hardware.load_profile(name)  # a slip in a name is told at once, not after all that is slow to start
     with terminal.interruptible("stopped; what is finished is kept: run the same command again to go on"):
@@ -278,6 +334,10 @@ def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -
 
         summary = run_pipeline(experiment, folder, fresh=fresh, wait=wait, console=console)
     _show(summary, folder, console)
+    return summary
+
+
+def _end(summary: dict[str, Any]) -> None:
     if summary["status"] != "done":
         raise typer.Exit(OVER_LIMIT)
 

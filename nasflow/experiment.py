@@ -28,6 +28,9 @@ from pydantic import (
 from nasflow import names, yamlfile
 from nasflow.data import DataSettings
 from nasflow.study import Objective
+from nasflow.target import EXPECTED as TARGET
+from nasflow.target import METRICS as TARGETED
+from nasflow.target import Target
 from nasflow.yamlfile import FileError
 
 METRICS = {
@@ -39,10 +42,15 @@ METRICS = {
     "params": "number of weights",
     "peak_memory_kb": "most memory held at once during one answer, in kilobytes",
     "size_kb": "weights as stored, in kilobytes",
+    "sparsity": "share of the weights that compression removed or left as zeros, 0 to 1",
     "throughput_per_s": "answers a second when asked for many at once, measured on a device",
 }
 PER_DEVICE = ("energy_mj", "latency_ms", "throughput_per_s")  # the others are the same on every device
-MORE_IS_BETTER = ("compute_intensity", "throughput_per_s")  # so their limits are the least that is allowed
+MORE_IS_BETTER = (
+    "compute_intensity",
+    "sparsity",
+    "throughput_per_s",
+)  # so their limits are the least that is allowed
 
 
 def _expects(text: str) -> Any:
@@ -100,6 +108,11 @@ def _known(kind: str) -> Callable[[Named], Named]:
     return check
 
 
+def _known_criterion(name: str) -> str:
+    names.check("criterion", name)
+    return name
+
+
 def _factors(value: Any) -> Any:
     """`mobile * training`, or one part, or a list of parts -> list of parts."""
     if isinstance(value, str):
@@ -113,6 +126,19 @@ def _product(parts: tuple[Named, ...]) -> Any:
     return " * ".join(part.name for part in parts) or None
 
 
+def _known_pruner(value: Named) -> Named:
+    names.check(pruner_kind(value.name), value.name)
+    return value
+
+
+def pruner_kind(name: str) -> str:
+    """Among which names a strategy for pruning is found: those for nothing else, or all strategies."""
+    return "pruner" if name in names.TABLES["pruner"] else "strategy"
+
+
+Pruner = Annotated[
+    Named, AfterValidator(_known_pruner), _expects("a strategy such as nsga2 or amc, or {name: amc, ...}")
+]
 Strategy = Annotated[
     Named, AfterValidator(_known("strategy")), _expects("a strategy such as nsga2, or {name: nsga2, ...}")
 ]
@@ -125,6 +151,14 @@ Space = Annotated[
     PlainSerializer(_product),
     _expects("a space such as mobile, a product such as mobile * training, or a list of {name: mobile, ...}"),
 ]
+
+
+def _targets(value: Any) -> Any:
+    """One target, or a list of them; written back as nasflow says them."""
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple):
+        raise ValueError(f"expected {TARGET}, or a list of them, got {value!r}")
+    return tuple(str(Target.parse(str(one))) for one in listed)
 
 
 class ModelSettings(Settings):
@@ -203,14 +237,16 @@ class SearchSettings(Settings):
 
 
 class CompressSettings(Settings):
-    """How networks of the front are made cheaper: pruned, fine-tuned and stored as 8-bit integers."""
+    """How networks of the front are made cheaper: pruned, fine-tuned and stored as 8-bit integers, but for layers which
+    those make no faster (`mixed`). `target` says what they may cost at most then."""
 
     enabled: Flag = True
+    target: Annotated[tuple[Text, ...], BeforeValidator(_targets), _expects(TARGET)] = ()
     pick: Annotated[
         Literal["knee", "best", "front"] | Annotated[tuple[Whole, ...], Field(min_length=1)],
         _expects("knee, best, front or a list of trial numbers such as [3, 12]"),
     ] = "knee"
-    strategy: Strategy = Named(name="nsga2")
+    strategy: Pruner = Named(name="nsga2")
     trials: Count = 8
     epochs: Count = 3
     keep: Annotated[
@@ -218,9 +254,20 @@ class CompressSettings(Settings):
         Field(min_length=1),
         _expects("a list of shares such as [0.5, 0.75, 1.0]"),
     ] = (0.5, 0.75, 1.0)
-    round_to: Count = 8
+    round_to: Annotated[
+        Count | Literal["measured"], _expects("measured, or a number of channels such as 8")
+    ] = "measured"
     protect: tuple[Text, ...] = ()
+    only: tuple[Text, ...] = ()
+    criterion: Annotated[
+        Text,
+        AfterValidator(_known_criterion),
+        _expects("which channels go first: l1, taylor, fpgm or another criterion"),
+    ] = "l1"
+    reconstruct: Flag = False
     int8: Flag = True
+    mixed: Flag = True
+    calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
     accept: Literal["latency", "size"] = "latency"
     max_error_increase: Share = 0.01
     recipe: RecipeSettings = RecipeSettings()
@@ -333,14 +380,15 @@ class Experiment(Settings):
 
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
-        architectures = [part.name for part in self.space if part.name != "training"]
+        architectures = [part.name for part in self.space if part.name not in ("compression", "training")]
         if self.model and "mobile" in architectures:
             raise ValueError(
                 "model: expected either a model of your own or the space mobile to build from, got both"
             )
         if not self.model and not architectures:
             raise ValueError(
-                "space: expected a space of networks, such as mobile * training, got training alone"
+                "space: expected a space of networks, such as mobile * training, got "
+                f"{' * '.join(part.name for part in self.space)} alone"
             )
         if self.point is not None and self.model:
             raise ValueError("point: expected either a point of the space or a model of your own, got both")
@@ -353,6 +401,7 @@ class Experiment(Settings):
                 "objectives: expected error among them (or a limit on it):"
                 " else the cheapest network wins, whatever it answers"
             )
+        targets(self)
         return self
 
 
@@ -387,6 +436,24 @@ def objectives(experiment: Experiment) -> tuple[Objective, ...]:
             if known.limit is not None:
                 raise ValueError(f"limits: expected one limit on {metric}, got {known.limit:g} and {limit:g}")
             found[metric] = Objective(metric, known.goal, _limit("limits", metric, limit), known.optimise)
+    return tuple(found.values())
+
+
+def targets(experiment: Experiment) -> tuple[Target, ...]:
+    """What compressed networks may cost at most, once per device. Raises ValueError for a metric that is unknown, that
+    no compression lowers, or that is given twice."""
+    found: dict[str, Target] = {}
+    for text in experiment.compress.target:
+        said = Target.parse(text)
+        if said.metric.partition("@")[0] not in TARGETED:
+            raise ValueError(
+                f"compress.target: expected one of {', '.join(TARGETED)}, got {said.metric!r}:"
+                f" {names.nearest(said.metric, TARGETED)}"
+            )
+        for metric in _metrics(experiment, "compress.target", said.metric):
+            if metric in found:
+                raise ValueError(f"compress.target: expected each metric once, got {metric} twice")
+            found[metric] = Target(metric, said.amount, said.relative)
     return tuple(found.values())
 
 

@@ -57,7 +57,11 @@ TABLES: dict[str, dict[str, str]] = {
         "tpe": "nasflow.strategies.optuna_samplers:tpe",
         "weighted-sum": "nasflow.strategies.scalarised:weighted_sum",
     },
+    "pruner": {  # strategies that know of nothing but a network's channels
+        "amc": "nasflow.compression.amc:amc",
+    },
     "space": {
+        "compression": "nasflow.compression.joint",
         "darts": "nasflow.spaces.darts",
         "mobile": "nasflow.spaces.mobile",
         "nasbench101": "nasflow.spaces.nasbench101",
@@ -65,6 +69,18 @@ TABLES: dict[str, dict[str, str]] = {
         "nats-size": "nasflow.spaces.nats",
         "ofa-mobilenetv3": "nasflow.spaces.ofa",
         "training": "nasflow.spaces.training",
+    },
+    "criterion": {
+        "bn-scale": "nasflow.compression.criteria:bn_scale",
+        "fpgm": "nasflow.compression.criteria:fpgm",
+        "group-magnitude": "nasflow.compression.criteria:group_magnitude",
+        "group-taylor": "nasflow.compression.criteria:group_taylor",
+        "hessian": "nasflow.compression.criteria:hessian",
+        "l1": "nasflow.compression.criteria:l1",
+        "l2": "nasflow.compression.criteria:l2",
+        "lamp": "nasflow.compression.criteria:lamp",
+        "random": "nasflow.compression.criteria:random",
+        "taylor": "nasflow.compression.criteria:taylor",
     },
     "data": {},  # data.py knows its own formats; a function of the user's own is named like everything else
     "model": {},  # always the user's own

@@ -5,21 +5,27 @@ So that a record, another process or a later version can build them again withou
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from nasflow import names
-from nasflow.compression import prune
+from nasflow.compression import joint, prune
+from nasflow.compression.constants import fold
+from nasflow.compression.criteria import Criterion
+from nasflow.compression.reconstruct import Reconstruction
 from nasflow.errors import NasflowError
 from nasflow.space import Choice, Point, Scalar, Space
 from nasflow.spaces import training as training_space
 
 Make = Callable[[], nn.Module]
+
+BATCHES, CURVATURE = "batches", "curvature"  # what criteria that ask training images take first
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,15 @@ class Architecture:
 
     def build(self, point: Mapping[str, Scalar]) -> nn.Module:
         """The network that `point` means, with fresh weights, or the user's own weights where there are any."""
-        if self.model is not None:
-            return self._own()
+        network = self._own() if self.model is not None else self._of_space(point)
+        return joint.apply(point, network, self.shape)
+
+    def _of_space(self, point: Mapping[str, Scalar]) -> nn.Module:
+        said = joint.without(training_space.without(point))
         for part in self.parts:
             module = names.resolve("space", part.name)
             if hasattr(module, "build"):
-                network: nn.Module = module.build(training_space.without(point), self.shape, self.classes)
+                network: nn.Module = module.build(said, self.shape, self.classes)
                 return network
         raise NasflowError(f"none of {[part.name for part in self.parts]} builds networks; mobile does")
 
@@ -87,7 +96,8 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Network:
-    """One network of a run: `policy` says what was pruned from the point's, `int8` that its file is quantised.
+    """One network of a run: `policy` says what was pruned from the point's, `int8` that its file is quantised but for
+    the nodes in `floats`.
 
     `parent` names the network that it was compressed from, `weights` its trained ones.
     """
@@ -96,17 +106,19 @@ class Network:
     point: Point
     policy: Point = field(default_factory=dict)
     int8: bool = False
+    floats: tuple[str, ...] = ()
     parent: str | None = None
     weights: Path | None = None
 
     def to_dict(self, folder: Path) -> dict[str, Any]:
         """As JSON, with the weights as seen from `folder`, which may then be moved."""
         weights = str(self.weights.relative_to(folder)) if self.weights else None
-        return {**asdict(self), "weights": weights}
+        return {**asdict(self), "floats": list(self.floats), "weights": weights}
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any], folder: Path) -> Network:
-        return cls(**{**said, "weights": folder / said["weights"] if said["weights"] else None})
+        weights = folder / said["weights"] if said["weights"] else None
+        return cls(**{**said, "floats": tuple(said.get("floats", ())), "weights": weights})
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The network with its weights loaded if it has any."""
@@ -129,15 +141,27 @@ def load_weights(network: nn.Module, file: Path) -> None:
         raise NasflowError(f"{file}: expected the state dict of this network: {error}") from error
 
 
+def asks(criterion: str) -> str:
+    """What the function behind a criterion's name takes first: a group, or what it has to be told before."""
+    return next(iter(inspect.signature(names.resolve("criterion", criterion)).parameters), "")
+
+
 @dataclass(frozen=True)
 class Pruning:
-    """How pruning policies become networks: `parent` with its trained weights, less what the policy removes."""
+    """How pruning policies become networks: `parent` with its trained weights, less what the policy removes, by the
+    criterion of that name. `known` is the file of what training images told of the weights, for one that asks them;
+    `moments` that of what they told of the layers' inputs, where what is left is to make up for what went.
+    """
 
     architecture: Architecture
     parent: Network
     round_to: int
     keep: tuple[float, ...]
     protect: tuple[str, ...] = ()
+    criterion: str = "l1"
+    known: Path | None = None
+    moments: Path | None = None
+    only: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -152,10 +176,33 @@ class Pruning:
             round_to=self.round_to,
             keep=self.keep,
             protect=self.protect,
+            only=self.only,
         )
 
     def build(self, policy: Mapping[str, Scalar]) -> nn.Module:
-        return prune.apply(policy, self.parent.build(self.architecture), self.architecture.shape)
+        whole = self.parent.build(self.architecture)
+        return prune.apply(
+            policy,
+            whole,
+            self.architecture.shape,
+            criterion=self._criterion(),
+            compensate=self._compensate(),
+        )
+
+    def _compensate(self) -> prune.Compensate:
+        if self.moments is None:
+            return fold
+        return Reconstruction(**torch.load(self.moments, weights_only=True))
+
+    def _criterion(self) -> Criterion:
+        made: Any = names.resolve("criterion", self.criterion)
+        asked = asks(self.criterion)
+        if asked == "seed":
+            made = made(0)
+        elif asked in (BATCHES, CURVATURE):
+            assert self.known is not None  # whoever names such a criterion has asked the images
+            made = made(torch.load(self.known, weights_only=True))
+        return cast(Criterion, made)
 
     def teacher(self, policy: Mapping[str, Scalar]) -> nn.Module:
         """Whom every pruned network learns from: the parent as it is."""

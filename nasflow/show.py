@@ -83,6 +83,8 @@ def compression(said: facts.Summary) -> Table:
         )
         verdict = Text("kept", "green") if step.get("accepted") else Text("refused", "dim")
         reason = Text(words.capital(str(step.get("reason") or "")))
+        if change := words.change(before, after):
+            reason = Text("\n").join([reason, Text(change, "bold")])
         table.add_row(
             str(step.get("name")), verdict, Text("\n").join([reason, Text("; ".join(changes), "dim")])
         )

@@ -117,7 +117,9 @@ def test_a_finished_run_is_shown_in_under_a_second_without_anything_heavy(folder
 
 
 def test_every_command_explains_itself(nasflow):
-    for command in ("run", "check", "show", "report", "retrain", "devices", "profile", "serve"):
+    for command in (
+        "run", "check", "show", "report", "retrain", "compress", "devices", "profile", "serve",
+    ):  # fmt: skip
         code, out, _ = nasflow(command, "--help")
         assert code == 0 and "Usage:" in out and command in out
         assert command in nasflow("--help")[1]

@@ -684,3 +684,22 @@ def test_five_thousand_networks_open_within_three_seconds(tmp_path: Path) -> Non
     dom, complaints, full = dump(render(many(5000)), tmp_path / "full")
     assert complaints == "" and dom.count('class="dot searched"') > 1000
     assert full - bare < 3
+
+
+def test_where_the_time_of_a_compressed_network_went_is_told_by_kind_of_kernel(summary: Summary) -> None:
+    before, after = {"Conv": 3.0, "Relu": 0.5}, {"QLinearConv": 1.25, "Relu": 0.25}
+    summary["time"] = {"my-pi": {"original": "trial-38", "before": before, "after": after}}
+    page = render(summary)
+    _, _, told = page.partition("Where the time went on my-pi")
+    told = told[: told.index("</table>")]
+    kinds = re.findall(r'<th scope="row">(.*?)</th><td class="n">(.*?)</td><td class="n">(.*?)</td>', told)
+    assert [kind for kind, *_ in kinds] == ["Conv", "QLinearConv", "Relu", "all kernels"]
+    assert kinds[-1][1].startswith("3.5") and kinds[-1][2].startswith("1.5")
+    assert "Where the time went" not in render({**summary, "time": {}})
+
+
+def test_a_compression_step_is_told_in_one_line(summary: Summary) -> None:
+    step = summary["compression"][0]
+    step["before"] = {"error": 0.1, "flops": 100.0, "latency_ms@my-pi": 2.0, "size_kb": 0.0}
+    step["after"] = {"error": 0.105, "flops": 52.0, "latency_ms@my-pi": 1.38, "size_kb": 0.0}
+    assert "FLOPs -48 %, latency on my-pi -31 %, error +0.5 points." in render(summary)

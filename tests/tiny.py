@@ -58,7 +58,7 @@ SETTINGS: dict[str, Any] = {
         "batch": 2,
         "recipe": RECIPE,
     },
-    "compress": {"trials": 3, "epochs": 2, "max_error_increase": 0.5},
+    "compress": {"trials": 3, "epochs": 2, "max_error_increase": 0.5, "round_to": 8, "mixed": False},
     "retrain": {"networks": 2, "epochs": 6, "seeds": 2},
     "deploy": {"int8_agreement": 0.5},
 }

@@ -20,21 +20,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from nasflow.compression.calibrate import Method, Seen, check, limits
 from nasflow.errors import NasflowError
 from nasflow.files import replacing
 
 BATCH = 32
+AT_ONCE = 32  # tensors of a network whose values are held at once
 
 # Operators that ONNX Runtime computes in integers on a CPU, or that only move values.
 INTEGER = [
@@ -57,34 +63,70 @@ class QuantizeError(NasflowError):
     """A file that cannot be quantised, or data that cannot calibrate it."""
 
 
-def int8(file: Path, calibration: NDArray[np.float32], out: Path, *, reduce_range: bool = False) -> Path:
+@dataclass(frozen=True)
+class Scale:
+    """How a tensor is rounded: to whole multiples of `steps`, one for each channel along `axis`, or a single one for
+    all where that is None. `zero` is the 8-bit number that stands for zero: of weights (signed) 0."""
+
+    steps: tuple[float, ...]
+    zero: int = 0
+    axis: int | None = None
+
+    def told(self) -> list[dict[str, Any]]:
+        """As ONNX Runtime's quantiser wants it."""
+        weights = self.axis is not None
+        kind = quantization.QuantType.QInt8 if weights else quantization.QuantType.QUInt8
+        whole = np.array(self.zero, np.int8 if weights else np.uint8)
+        axis = {"axis": self.axis} if weights else {}
+        return [
+            {"quant_type": kind, "scale": np.array(step, np.float32), "zero_point": whole, **axis}
+            for step in self.steps
+        ]
+
+
+def int8(
+    file: Path,
+    calibration: NDArray[np.float32],
+    out: Path,
+    *,
+    reduce_range: bool = False,
+    keep: Collection[str] = (),
+    method: Method = "minmax",
+    scales: Mapping[str, Scale] = MappingProxyType({}),
+) -> Path:
     """Write the quantised `file` to `out` and return that; `out` is whole or not there.
 
     `calibration`: some hundred preprocessed inputs (n, channels, height, width), of the kind that the network
-    will get: each tensor's range is the smallest that holds what they give. `reduce_range` leaves one bit of
-    the weights unused, for CPUs that add products of two in 16 bits: see needs_reduced_range.
+    will get: they tell each tensor's range, by a `method` of calibrate.limits; that of weights holds all of them.
+    `reduce_range` leaves one bit of the weights unused, for CPUs that add products of two in 16 bits: see
+    needs_reduced_range. `keep` names nodes, as `prepared` has them, that stay in floats. `scales` are those that are
+    known already, learned ones say, by tensors as `prepared` names them.
 
     Raises:
-        QuantizeError: the data do not fit the file, or no layer of the result would run in integers.
+        QuantizeError: the data do not fit the file, a node to keep is not in it, or no layer of the result would run
+            in integers.
     """
-    model = onnx.load(file)
-    feed = _Calibration(_input(model), calibration)
-    with _quiet(), tempfile.TemporaryDirectory(prefix="nasflow-int8-") as folder, replacing(out) as part:
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(model, prepared, skip_symbolic_shape=True)
-        ready = onnx.load(prepared)
-        pool_means(ready)
+    check(method)
+    feed = _Calibration(_input(onnx.load(file)), calibration)
+    ready = prepared(file)
+    if unknown := set(keep) - {node.name for node in ready.graph.node}:
+        raise QuantizeError(f"{file}: expected nodes of this file to keep, got {', '.join(sorted(unknown))}")
+    told = {} if method == "minmax" else _ranges(ready, _Calibration(_input(ready), calibration), method)
+    told |= {name: scale.told() for name, scale in scales.items()}
+    with _quiet(), replacing(out) as part:
         quantization.quantize_static(
             ready,
             part,
             feed,
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=INTEGER,
+            nodes_to_exclude=list(keep),
             per_channel=True,
             reduce_range=reduce_range,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
+            extra_options={"TensorQuantOverrides": told},
         )
         quantised = onnx.load(part)
         _saturate(quantised)
@@ -95,16 +137,25 @@ def int8(file: Path, calibration: NDArray[np.float32], out: Path, *, reduce_rang
     return out
 
 
+def prepared(file: Path) -> onnx.ModelProto:
+    """The network of `file` as it is quantised: constants folded, means over images pooled, every node named. Equal
+    networks have equal names, whatever their weights."""
+    with _quiet(), tempfile.TemporaryDirectory(prefix="nasflow-int8-") as folder:
+        simpler = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(file), simpler, skip_symbolic_shape=True)
+        ready: onnx.ModelProto = onnx.load(simpler)
+    pool_means(ready)
+    for number, node in enumerate(ready.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+    return ready
+
+
 def int8_share(file: Path) -> float:
     """Share of the convolutions and matrix products in `file` that ONNX Runtime computes in integers here, read
     off the graph that it optimised; 0 where there are none."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
     with tempfile.TemporaryDirectory(prefix="nasflow-int8-") as folder:
         optimised = Path(folder) / "optimised.onnx"
-        options.optimized_model_filepath = str(optimised)
-        onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        _session(file, optimised)
         kinds = [node.op_type for node in onnx.load(optimised).graph.node]
     integers, floats = (sum(kind in these for kind in kinds) for these in (IN_INTEGERS, IN_FLOATS))
     return integers / (integers + floats) if integers else 0.0
@@ -119,6 +170,28 @@ def needs_reduced_range(flags: Collection[str]) -> bool:
     (True, False, False)
     """
     return "avx2" in flags and not {"avx512_vnni", "avx_vnni"} & set(flags)
+
+
+def unavailable(precision: str) -> str:
+    """Why ONNX Runtime cannot compute convolutions in this precision, "fp32", "bf16" or "int8", on this machine's
+    processor; nothing where it can. It is tried, not looked up.
+
+    >>> unavailable("fp32")
+    ''
+    """
+    kinds = {"fp32": onnx.TensorProto.FLOAT, "bf16": onnx.TensorProto.BFLOAT16, "int8": onnx.TensorProto.INT8}
+    if precision not in kinds:
+        raise QuantizeError(f"expected one of the precisions {', '.join(kinds)}, got {precision!r}")
+    with tempfile.TemporaryDirectory(prefix="nasflow-precision-") as folder:
+        file = Path(folder) / "one.onnx"
+        onnx.save(_one_convolution(kinds[precision]), file)
+        try:
+            if precision != "int8" or int8_share(file) > 0:
+                _session(file)
+                return ""
+        except Exception as error:  # ONNX Runtime's exceptions share no other base
+            return f"ONNX Runtime has no {precision} convolution for this processor: {str(error).splitlines()[0]}"
+    return f"ONNX Runtime computes {precision} convolutions in floats on this processor"
 
 
 class _Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -246,6 +319,67 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
+
+
+def _session(file: Path | bytes, optimised: Path | None = None) -> onnxruntime.InferenceSession:
+    """Opens a file, or what is in one, on the processor, in one thread; what it was optimised to is written too."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    whole = file if isinstance(file, bytes) else str(file)
+    return onnxruntime.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
+
+
+def _ranges(ready: onnx.ModelProto, feed: _Calibration, method: Method) -> dict[str, list[dict[str, Any]]]:
+    """The range of every tensor that the network computes from the calibration data, by our own methods."""
+    batches = list(iter(feed.get_next, None))
+    names = [_input(ready).name, *(name for node in ready.graph.node for name in node.output if name)]
+    open_ = onnx.ModelProto()
+    open_.CopyFrom(ready)
+    known = {value.name for value in open_.graph.output}
+    open_.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names[1:] if name not in known)
+    session = _session(open_.SerializeToString())
+    seen = {name: Seen(len(batches)) for name in names}
+    for batch in batches:
+        for values in batch.values():
+            seen[names[0]].add(torch.from_numpy(values))
+        for at in range(1, len(names), AT_ONCE):
+            some = names[at : at + AT_ONCE]
+            for name, values in zip(some, session.run(some, batch), strict=True):
+                if values.dtype == np.float32 and values.size:
+                    seen[name].add(torch.from_numpy(values))
+    found = {name: limits(one, method, 8) for name, one in seen.items() if one.low <= one.high}
+    return {
+        name: [{"rmin": np.float32(low), "rmax": np.float32(high)}] for name, (low, high) in found.items()
+    }
+
+
+def _one_convolution(kind: int) -> onnx.ModelProto:
+    """A file with a convolution of tensors of this kind; int8 in the QDQ form."""
+    weight = helper.make_tensor(
+        "w", kind, [16, 16, 1, 1], [1.0 if kind != onnx.TensorProto.INT8 else 1] * 256
+    )
+    nodes, tensors, ends = [helper.make_node("Conv", ["x", "w"], ["y"])], [weight], kind
+    if kind == onnx.TensorProto.INT8:
+        ends = onnx.TensorProto.FLOAT
+        tensors += [
+            helper.make_tensor("s", ends, [], [0.1]),
+            helper.make_tensor("z", onnx.TensorProto.UINT8, [], [0]),
+            helper.make_tensor("zw", onnx.TensorProto.INT8, [], [0]),
+        ]
+        nodes = [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+            helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+            helper.make_node("DequantizeLinear", ["w", "s", "zw"], ["wd"]),
+            helper.make_node("Conv", ["xd", "wd"], ["yd"]),
+            helper.make_node("QuantizeLinear", ["yd", "s", "z"], ["yq"]),
+            helper.make_node("DequantizeLinear", ["yq", "s", "z"], ["y"]),
+        ]
+    x, y = (helper.make_tensor_value_info(name, ends, [1, 16, 4, 4]) for name in "xy")
+    graph = helper.make_graph(nodes, "one", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
 
 
 def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:

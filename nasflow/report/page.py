@@ -279,6 +279,7 @@ def _compression(summary: Summary) -> dict[str, Any]:
         table.append(
             {
                 **step,
+                "change": words.change(before, after),
                 "cells": [
                     _change(known.get(name, facts.metric(name)), before.get(name), after.get(name))
                     for name in columns
@@ -286,7 +287,23 @@ def _compression(summary: Summary) -> dict[str, Any]:
                 "policy": list(_flat(facts.table(step.get("policy")))),
             }
         )
-    return {"columns": columns, "steps": table, "accepted": sum(bool(step.get("accepted")) for step in steps)}
+    return {
+        "columns": columns,
+        "steps": table,
+        "accepted": sum(bool(step.get("accepted")) for step in steps),
+        "time": [
+            _spent(device, facts.table(said)) for device, said in facts.table(summary.get("time")).items()
+        ],
+    }
+
+
+def _spent(device: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Milliseconds by kind of kernel before and after compression, those first that took most."""
+    before, after = facts.numbers(said.get("before")), facts.numbers(said.get("after"))
+    kinds = sorted(before | after, key=lambda kind: -max(before.get(kind, 0.0), after.get(kind, 0.0)))
+    rows = [(kind, before.get(kind, 0.0), after.get(kind, 0.0)) for kind in kinds]
+    total = ("all kernels", sum(before.values()), sum(after.values()))
+    return {"device": device, "original": str(said.get("original") or ""), "rows": [*rows, total]}
 
 
 def _change(one: Metric, before: float | None, after: float | None) -> dict[str, str]:

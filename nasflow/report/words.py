@@ -11,6 +11,12 @@ from nasflow.report import facts
 from nasflow.report.facts import Network, Summary
 
 MISSING = "–"
+CHANGING = {
+    "flops": "FLOPs",
+    "latency_ms": "latency",
+    "size_kb": "size",
+    "error": "error",
+}  # told of a compression
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,25 @@ def result(summary: Summary) -> Answer:
         stage = running(summary)
         return Answer(f"Still at work{f': {stage}' if stage else ''}", (*message, *_so_far(summary)), "wait")
     return Answer("Nothing was deployed", (*message, *_so_far(summary)), "wait")
+
+
+def change(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """What became of a network, in one line: what it costs, as measured, and what that took from its answers.
+
+    >>> before = {"error": 0.08, "flops": 200.0, "latency_ms@pi": 1.0}
+    >>> change(before, {"error": 0.087, "flops": 104.0, "latency_ms@pi": 0.69})
+    'FLOPs -48 %, latency on pi -31 %, error +0.7 points'
+    """
+    said = []
+    for metric, label in CHANGING.items():
+        for name in [name for name in before if name.partition("@")[0] == metric and name in after]:
+            device = name.partition("@")[2]
+            if metric == "error":
+                said.append(f"{label} {100 * (after[name] - before[name]):+.1f} points")
+            elif before[name] > 0:
+                share = round(100 * (after[name] / before[name] - 1))
+                said.append(f"{label}{f' on {device}' if device else ''} {share:+d} %")
+    return ", ".join(said)
 
 
 def running(summary: Summary) -> str:

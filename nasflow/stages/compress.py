@@ -6,38 +6,55 @@ one loop. Every step is reported with what it did to error and measured latency,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 
+from nasflow import experiment as experiments
 from nasflow import names, pareto
-from nasflow.compression import prune, quantize
+from nasflow.compression import gradients, joint, layers, mixed, multiples
+from nasflow.compression.mixed import Mixed
+from nasflow.compression.multiples import Multiples
+from nasflow.compression.prices import LayerTable
 from nasflow.compression.quantize import QuantizeError
+from nasflow.compression.reconstruct import reconstruction
 from nasflow.data import Data
 from nasflow.errors import NasflowError
 from nasflow.evaluators.accuracy import Accuracy
 from nasflow.evaluators.counts import Counts
-from nasflow.evaluators.latency import MeasuredLatency
-from nasflow.export import ExportError, predict, to_onnx
+from nasflow.evaluators.latency import Fastest, MeasuredLatency
+from nasflow.export import ExportError, to_onnx
+from nasflow.files import read_json, replacing, write_json
 from nasflow.hardware import Device, DeviceError
 from nasflow.loop import Evaluate
 from nasflow.loop import run as search_loop
-from nasflow.network import Network, Pruning
+from nasflow.network import BATCHES, CURVATURE, Network, Pruning, asks
 from nasflow.pool import Processes
 from nasflow.record import open_record
-from nasflow.space import Choice, Point, Space
+from nasflow.space import Space
 from nasflow.spaces import training as training_space
-from nasflow.stages import finalists
+from nasflow.stages import finalists, predictors
+from nasflow.stages.integers import (
+    CALIBRATION_IMAGES,
+    ONLY_TIMED,
+    Integers,
+    calibration,
+    quantised,
+    validation_error,
+)
+from nasflow.stages.policies import first_policies, limited, ranked, whole_policy
 from nasflow.stages.run import TRAINING_MEMORY, Run
 from nasflow.stages.search import BATCH_PER_WORKER, fidelities, recipe
 from nasflow.strategies.listed import Listed
 from nasflow.study import Metrics, Objective, Study, Trial
 
 JUDGED = 3  # pruned networks of a sub-search that are measured side by side with their parent
-CALIBRATION_IMAGES = 256
+ROOM = 0.03  # of a limit in milliseconds, left free: what just keeps it may be over it when it is measured once more
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,7 @@ class Step:
     reason: str
     before: Metrics
     after: Metrics
+    precision: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """What summary.json tells of it."""
@@ -57,7 +75,7 @@ class Step:
             "name": self.network.name,
             "parent": self.network.parent,
             "kind": self.kind,
-            "policy": self.network.policy,
+            "policy": {**self.network.policy, **self.precision},
             "accepted": self.accepted,
             "reason": self.reason,
             "before": dict(self.before),
@@ -92,35 +110,74 @@ def picked(run: Run, study: Study) -> list[Trial]:
 def network_of(run: Run, trial: Trial) -> Network:
     """A trial of the search as a network with its trained weights."""
     weights = run.folder / "trials" / f"{trial.number:05d}" / "weights.pt"
-    return Network(f"trial-{trial.number}", trial.point, weights=weights)
+    return Network(f"trial-{trial.number}", trial.point, int8=joint.in_integers(trial.point), weights=weights)
 
 
 def _compress(run: Run) -> dict[str, Any]:
     if not run.experiment.compress.enabled:
         return {"message": "switched off", "steps": [], "networks": []}
+    if any(part.name == "compression" for part in run.experiment.space):
+        return {"message": "searched together with the architecture", "steps": [], "networks": []}
     steps: list[Step] = []
+    notes: list[str] = []
+    originals: dict[str, dict[str, float]] = {}
     for trial in picked(run, finalists.found(run)):
-        steps += _compress_one(run, network_of(run, trial), trial.metrics)
+        parent = network_of(run, trial)
+        originals[parent.name] = _costs(run, parent)
+        more, note = _compress_one(run, parent, trial.metrics, originals[parent.name])
+        steps += more
+        notes += [note] if note else []
     kept = [step.network for step in steps if step.accepted]
     return {
-        "message": f"{len(kept)} of {len(steps)} steps kept",
+        "message": "; ".join([f"{len(kept)} of {len(steps)} steps kept", *notes]),
         "steps": [step.to_dict() for step in steps],
         "networks": [network.to_dict(run.folder) for network in kept],
+        "originals": originals,
     }
 
 
-def _compress_one(run: Run, parent: Network, metrics: Metrics) -> list[Step]:
-    """All steps tried on one network: the best pruned ones, then int8 for the best of those and for itself."""
+def folder_of(run: Run, parent: Network) -> Path:
+    """Where everything that is made of a network is kept."""
+    return run.folder / "compress" / f"{parent.name}-{run.key('compress')}"
+
+
+def _costs(run: Run, parent: Network) -> dict[str, float]:
+    """What the network costs before anything is done to it, found out once: relative targets rest on it."""
+    folder = folder_of(run, parent)
+    file = folder / "original.json"
+    if not file.exists():
+        exported = _exported(run, folder, parent)
+        measured = {f"latency_ms@{d.name}": d.latencies([exported])[0].p50_ms for d in run.devices}
+        size = exported.stat().st_size / 1024
+        write_json(file, {**_counts(run, parent), "size_kb": size, **measured})
+    return {name: float(value) for name, value in read_json(file).items()}
+
+
+def _compress_one(run: Run, parent: Network, metrics: Metrics, costs: Metrics) -> tuple[list[Step], str]:
+    """All steps tried on one network: the best pruned ones, then int8 for the best of those and for itself; and in
+    words, what kept pruning from meeting its targets."""
     settings = run.experiment.compress
-    folder = run.folder / "compress" / f"{parent.name}-{run.key('compress')}"
+    folder = folder_of(run, parent)
     pruning = Pruning(
-        run.architecture, parent, settings.round_to, tuple(settings.keep), tuple(settings.protect)
+        run.architecture,
+        parent,
+        round_to(run),
+        tuple(settings.keep),
+        tuple(settings.protect),
+        settings.criterion,
+        _known(run, parent, folder),
+        _moments(run, parent, folder),
+        tuple(settings.only),
     )
     space = pruning.space()
     original = _exported(run, folder, parent)
     steps: list[Step] = []
+    note = ""
     if space.size > 1:
-        study = _search_policies(run, pruning, space, folder)
+        limits = [_with_room(target.objective(costs)) for target in experiments.targets(run.experiment)]
+        study = _search_policies(run, pruning, space, folder, limits)
+        if not study.front:
+            note = f"no pruning of {parent.name} tried meets the target: {study.obstacles()}"
         candidates = _worth_judging(study, metrics["error"] + settings.max_error_increase)
         pruned = [
             Network(
@@ -137,35 +194,127 @@ def _compress_one(run: Run, parent: Network, metrics: Metrics) -> list[Step]:
             steps.append(
                 _judge(run, "prune", network, original, metrics, _exported(run, folder, network), after)
             )
-        steps = _keep_fastest(run, steps)
+        steps = _keep_one(run, steps)
     if settings.int8:
         fastest = [(step.network, step.after) for step in steps if step.accepted]
         for network, before in [*fastest, (parent, metrics)]:
             steps.append(_quantise(run, folder, network, before))
-    return steps
+    return steps, note
 
 
-def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> Study:
-    """Search what to remove; begins with the uniform policies and the removal of each block alone."""
+def _with_room(limit: Objective) -> Objective:
+    if limit.limit is None or not limit.metric.startswith("latency_ms"):
+        return limit
+    return replace(limit, limit=(1 - ROOM) * limit.limit)
+
+
+def _known(run: Run, parent: Network, folder: Path) -> Path | None:
+    """The file of what training images tell of the network's weights; None where the criterion does not ask."""
+    asked = asks(run.experiment.compress.criterion)
+    if asked not in (BATCHES, CURVATURE):
+        return None
+    file = folder / f"{asked}.pt"
+    if not file.exists():
+        model = parent.build(run.architecture)
+        data, seed = run.folds[0], run.experiment.seed
+        found: Any = (
+            list(gradients.gather(model, data, seed=seed))
+            if asked == BATCHES
+            else gradients.fisher(model, data, seed=seed)
+        )
+        with replacing(file) as part:
+            torch.save(found, part)
+    return file
+
+
+def _moments(run: Run, parent: Network, folder: Path) -> Path | None:
+    """The file of what training images give the network's layers; None where nothing is to be reconstructed."""
+    if not run.experiment.compress.reconstruct:
+        return None
+    file = folder / "moments.pt"
+    if not file.exists():
+        images = torch.from_numpy(calibration(run.folds[0], run.experiment.seed, CALIBRATION_IMAGES))
+        found = reconstruction(parent.build(run.architecture), images, seed=run.experiment.seed)
+        with replacing(file) as part:
+            torch.save({"moments": dict(found.moments), "norms": dict(found.norms)}, part)
+    return file
+
+
+def _told(run: Run, make: Callable[..., Any], pruning: Pruning, folder: Path) -> dict[str, Any]:
+    """What a strategy that walks through a network is told of it, and of what it is to cost: shares of multiply-adds or
+    parameters, or milliseconds by a table of its layers."""
+    if "layers" not in inspect.signature(make).parameters:
+        return {}
+    model = pruning.parent.build(run.architecture)
+    told: dict[str, Any] = {"layers": layers.layers(model, pruning.shape)}
+    for target in experiments.targets(run.experiment):
+        metric = target.metric.partition("@")[0]
+        if not target.relative or target.amount >= 1 or metric not in ("flops", "params", "latency_ms"):
+            continue
+        if metric == "latency_ms":
+            (device,) = [one for one in run.devices if target.metric == f"latency_ms@{one.name}"]
+            table = LayerTable(device, folder / f"layers@{device.name}.json")
+            return {**told, "metric": "latency", "target": target.amount, "cost": table}
+        told |= {"metric": metric, "target": target.amount}
+    return told
+
+
+def round_to(run: Run) -> int:
+    """The number of which counts of channels are multiples: the experiment's, or what the devices like, measured once
+    and kept with the run."""
+    asked = run.experiment.compress.round_to
+    if asked != "measured":
+        return asked
+    file = run.folder / "stages" / "multiples.json"
+    if not file.exists():
+        run.notify("compress", 0, 1, "measuring which multiples of channels pay")
+        write_json(file, {device.name: multiples.measure(device).to_json() for device in run.devices})
+    return max(Multiples.from_json(said).step for said in read_json(file).values())
+
+
+def _search_policies(
+    run: Run, pruning: Pruning, space: Space, folder: Path, limits: Sequence[Objective]
+) -> Study:
+    """Search what to remove; begins with the uniform policies and the removal of each block alone. What breaks one of
+    the `limits` by arithmetic or as measured is not trained."""
     experiment, settings = run.experiment, run.experiment.compress
     wanted = [o for o in run.objectives if o.metric == "error" or o.metric.startswith("latency_ms@")]
     if settings.accept == "size":
         wanted.append(Objective("size_kb"))
-    objectives = [replace(o, limit=None, optimise=True) for o in wanted]
+    objectives = limited([replace(o, limit=None, optimise=True) for o in wanted], limits, int8=settings.int8)
     record = open_record(folder / "study.journal", pruning.parent.name, space, objectives)
     study = Study(space, objectives, record)
-    make = names.resolve("strategy", settings.strategy.name)
+    kind = experiments.pruner_kind(settings.strategy.name)
+    make = names.resolve(kind, settings.strategy.name)
     inner = names.call(
-        "strategy",
+        kind,
         settings.strategy.name,
         make,
         space,
         objectives,
         seed=experiment.seed,
-        **{**fidelities(run, make, recipe(run, "compress")), **settings.strategy.arguments},
+        **{
+            **fidelities(run, make, recipe(run, "compress")),
+            **_told(run, make, pruning, folder),
+            **settings.strategy.arguments,
+        },
     )
     trials = folder / "trials"
+    predicted = predictors.predictors(run) if predictors.predicts(run) else {}
+    foresight = predictors.foresight(run, predicted, objectives)  # what is kept is measured all the same
+    forms = [MeasuredLatency(run.devices, pruning, trials, foresight)]
+    if limits and settings.int8:  # what has to be fast enough is the file that would be shipped
+        whole = MeasuredLatency(
+            run.devices, pruning, folder / "trials-int8", write=Integers.of(run, ONLY_TIMED)
+        )
+        forms.append(whole)
     training = training_space.recipe(pruning.parent.point, recipe(run, "compress"))
+    first = first_policies(space)
+    if limits:
+        near = [replace(form, folder=form.folder.with_name(f"{form.folder.name}-ranked")) for form in forms]
+        bounds = [one for one in objectives if one.limit is not None]
+        by_rank = ranked(pruning, space, bounds, Fastest(near), folder / "ranked.json")
+        first = [*by_rank, *(policy for policy in first if policy not in by_rank)]
     evaluate = Evaluate(
         train=Accuracy(
             pruning,
@@ -176,7 +325,7 @@ def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> 
             teacher=pruning.teacher,
         ),
         cheap=Counts(pruning, training.batch_size),
-        measure=MeasuredLatency(run.devices, pruning, trials),
+        measure=Fastest(forms),
     )
 
     def show(trial: Trial) -> None:
@@ -188,7 +337,7 @@ def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> 
     try:
         search_loop(
             study,
-            Listed(first_policies(space), inner),
+            Listed(first, inner),
             evaluate,
             pool,
             trials=settings.trials,
@@ -200,36 +349,14 @@ def _search_policies(run: Run, pruning: Pruning, space: Space, folder: Path) -> 
     return study
 
 
-def first_policies(space: Space) -> list[Point]:
-    """What a person would try first: all blocks away, every group a step narrower, both; then each block alone.
-
-    Fewer layers and fewer channels save differently from device to device, so both come early.
-    """
-    whole = whole_policy(space)
-    blocks = [p.name for p in space.parameters if p.name.startswith(prune.BLOCK)]
-    options = [o for p in space.parameters if isinstance(p, Choice) for o in p.options]
-    shares = sorted({o for o in options if isinstance(o, float) and o < 1.0}, reverse=True)
-    narrower = [prune.uniform(space, share) for share in shares]
-    shallow: Point = dict.fromkeys(blocks, False)
-    tried = [{**whole, **shallow}, *narrower[:1], *({**policy, **shallow} for policy in narrower[:1])]
-    tried += [{**whole, name: False} for name in blocks] + narrower[1:]
-    first: dict[str, Point] = {}
-    for policy in tried:
-        first.setdefault(space.key(policy), policy)
-    first.pop(space.key(whole), None)
-    return list(first.values())
-
-
-def whole_policy(space: Space) -> Point:
-    """The policy that removes nothing."""
-    return prune.uniform(space, 1.0)
-
-
 def _worth_judging(study: Study, allowed: float) -> list[Trial]:
-    """The fastest members of the front of policies: first those whose error is allowed, then the others."""
+    """The fastest members of the front of policies: first those whose error is allowed, then the others. Where limits
+    say how fast is fast enough, those with the least error."""
     whole = study.space.key(whole_policy(study.space))
     front = [trial for trial in study.front if study.space.key(trial.point) != whole]
-    cost = [o.metric for o in study.objectives if o.metric != "error"]
+    cost = [o.metric for o in study.objectives if o.metric != "error" and o.optimise]
+    if any(o.limit is not None for o in study.objectives):  # fast enough they all are
+        return sorted(front, key=lambda t: t.metrics["error"])[:JUDGED]
     ordered = sorted(front, key=lambda t: (t.metrics["error"] > allowed, *(t.metrics[m] for m in cost)))
     return ordered[:JUDGED]
 
@@ -296,17 +423,20 @@ def _counts(run: Run, network: Network) -> Metrics:
     return Counts(run.architecture, 1).of(network.build(run.architecture))
 
 
-def _keep_fastest(run: Run, steps: Sequence[Step]) -> list[Step]:
-    """Of several pruned networks that pay, keep the fastest; the others are reported as beaten by it."""
-    metric = f"latency_ms@{run.devices[0].name}"
+def _keep_one(run: Run, steps: Sequence[Step]) -> list[Step]:
+    """Of several pruned networks that pay, keep the fastest, or with targets, which all of them met when they were
+    tried, the one with the least error; the others are reported as beaten by it."""
+    metric, why = f"latency_ms@{run.devices[0].name}", "is faster still"
+    if run.experiment.compress.target:
+        metric, why = "error", "errs less"
     paying = [step for step in steps if step.accepted]
     if not paying:
         return list(steps)
-    fastest = min(paying, key=lambda step: step.after[metric])
+    best = min(paying, key=lambda step: step.after[metric])
     return [
         step
-        if step is fastest or not step.accepted
-        else replace(step, accepted=False, reason=f"{step.reason}; {fastest.network.name} is faster still")
+        if step is best or not step.accepted
+        else replace(step, accepted=False, reason=f"{step.reason}; {best.network.name} {why}")
         for step in steps
     ]
 
@@ -320,29 +450,42 @@ def _exported(run: Run, folder: Path, network: Network) -> Path:
 
 
 def _quantise(run: Run, folder: Path, base: Network, before: Metrics) -> Step:
+    """The network in integers, or only those of its layers which they make faster."""
     network = replace(base, name=f"{base.name}-int8", int8=True, parent=base.name)
     old, new = _exported(run, folder, base), folder / f"{network.name}.onnx"
     data = run.folds[0]  # the one whose training images gave the weights that are kept
+    found = None
     try:
-        if not new.exists():
+        before = {**before, "error": validation_error(data, old)}
+        if run.experiment.compress.mixed:
+            found = _mixed(run, folder / network.name, data, old, before["error"])
+            # Where integers pay nowhere, what they would have cost is told.
+            network = replace(network, floats=found.keep if found.file != old else ())
+            new = found.file if found.file != old else found.integers
+        elif not new.exists():
             quantised(run, data, old, new)
         after = {"error": validation_error(data, new)}
-        before = {**before, "error": validation_error(data, old)}
-    except (QuantizeError, ExportError) as error:
+    except (QuantizeError, ExportError, DeviceError) as error:
         return _impossible(network, "int8", error)
-    return _judge(run, "int8", network, old, before, new, after)
+    step = _judge(run, "int8", network, old, before, new, after)
+    return (
+        step
+        if found is None
+        else replace(step, precision=found.policy, reason=f"{step.reason}; {found.words}")
+    )
 
 
-def quantised(run: Run, data: Data, file: Path, out: Path) -> Path:
-    """Write `file` in int8 to `out`: activations' ranges from training images, weights as the device's processor
-    multiplies them."""
-    chosen = np.random.default_rng(run.experiment.seed).permutation(len(data.train.y))[:CALIBRATION_IMAGES]
-    x = data.preprocess(data.train.x[np.sort(chosen)])
-    flags = run.devices[0].latency(file).environment.get("flags") or ()
-    return quantize.int8(file, x, out, reduce_range=quantize.needs_reduced_range(flags))
+def _mixed(run: Run, folder: Path, data: Data, file: Path, error: float) -> Mixed:
+    """Which layers of a file in integers, chosen on the first device and kept, so that it is not measured twice."""
+    record = folder / "mixed.json"
 
+    def quantise(keep: Collection[str], out: Path) -> None:
+        quantised(run, data, file, out, keep)
 
-def validation_error(data: Data, file: Path) -> float:
-    """Share of validation images that an exported file answers wrongly."""
-    logits = predict(file, data.preprocess(data.validation.x))
-    return float(np.mean(logits.argmax(axis=1) != data.validation.y))
+    if not record.exists():
+        allowed = error + run.experiment.compress.max_error_increase
+        found = mixed.fastest(
+            file, quantise, run.devices[0], folder, error=partial(validation_error, data), allowed=allowed
+        )
+        write_json(record, found.to_json())
+    return Mixed.from_json(read_json(record))

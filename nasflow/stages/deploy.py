@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from nasflow import data as datasets
+from nasflow import experiment as experiments
 from nasflow import pareto
 from nasflow.evaluators.counts import Counts
 from nasflow.evaluators.measured import metrics_of
@@ -24,7 +25,7 @@ from nasflow.files import read_json, sha256, write_json
 from nasflow.hardware import Latency
 from nasflow.network import Network
 from nasflow.stages import breakdown, finalists
-from nasflow.stages.compress import quantised, validation_error
+from nasflow.stages.integers import quantised, validation_error
 from nasflow.stages.run import TRAINING_MEMORY, Run, RunError
 from nasflow.study import Metrics, Objective
 
@@ -35,7 +36,8 @@ AGREEMENT = "agreement"  # share of validation images on which the file and the 
 class Candidate:
     """A network as the file that would be shipped, with what is known of it before the test data is opened.
 
-    `luck` is by how much the seed whose weights are in the file beats the mean over seeds on the validation data.
+    `luck` is by how much the seed whose weights are in the file beats the mean over seeds on the validation data,
+    `targets` what compression was to reach, as limits for this one.
     """
 
     network: Network
@@ -43,6 +45,7 @@ class Candidate:
     metrics: Metrics
     latency: Mapping[str, Latency]
     luck: float = 0.0
+    targets: tuple[Objective, ...] = ()
 
     @property
     def error(self) -> float:
@@ -53,8 +56,13 @@ class Candidate:
     def name(self) -> str:
         return self.network.name
 
+    def broken(self, limits: Sequence[Objective]) -> list[str]:
+        """The metrics that are over one of these limits, or over a target."""
+        over = [one.metric for one in (*limits, *self.targets) if one.violation(self.metrics)]
+        return list(dict.fromkeys(over))
+
     def keeps(self, limits: Sequence[Objective]) -> bool:
-        return not any(limit.violation(self.metrics) for limit in limits)
+        return not self.broken(limits)
 
 
 def deploy(run: Run) -> dict[str, Any]:
@@ -83,6 +91,20 @@ def _deploy(run: Run) -> dict[str, Any]:
         "choice": choice,
         "deployed": deployed,
         "breakdown": breakdown.layers(run, file),
+        "time": _time(run, candidates, shipped["name"]),
+    }
+
+
+def _time(run: Run, candidates: Sequence[Candidate], shipped: str) -> dict[str, dict[str, Any]]:
+    """Where the time of the shipped network went before it was compressed and goes now, by device and kind of kernel;
+    nothing if it was not, or its original is not there."""
+    files = {one.name: one.file for one in candidates}
+    origin = _origin(shipped, {one.name: one.network.parent for one in candidates})
+    if origin == shipped or origin not in files:
+        return {}
+    before, after = breakdown.kinds(run, files[origin]), breakdown.kinds(run, files[shipped])
+    return {
+        device: {"original": origin, "before": before[device], "after": after[device]} for device in after
     }
 
 
@@ -96,7 +118,13 @@ def _candidates(run: Run) -> list[Candidate]:
     ]
     by_name = {network.name: network for network in retrained}
     quantised = [
-        replace(by_name[str(network.parent)], name=network.name, int8=True, parent=network.parent)
+        replace(
+            by_name[str(network.parent)],
+            name=network.name,
+            int8=True,
+            floats=network.floats,
+            parent=network.parent,
+        )
         for network in int8
         if network.parent in by_name
     ]
@@ -106,16 +134,34 @@ def _candidates(run: Run) -> list[Candidate]:
         run.notify("deploy", done, len(networks), f"exporting {network.name}")
         files.append(_write(run, network))
     measured = {device.name: device.latencies(files) for device in run.devices}
-    return [
+    found = [
         Candidate(
             network,
             file,
             _metrics(run, network, file, {name: latencies[i] for name, latencies in measured.items()}),
             {name: latencies[i] for name, latencies in measured.items()},
-            luck[str(network.parent) if network.int8 else network.name],
+            luck[network.name] if network.name in luck else luck[str(network.parent)],
         )
         for i, (network, file) in enumerate(zip(networks, files, strict=True))
     ]
+    return [replace(one, targets=_targets(run, one, found)) for one in found]
+
+
+def _targets(run: Run, candidate: Candidate, among: Sequence[Candidate]) -> tuple[Objective, ...]:
+    """What compression was to reach; shares are of what the uncompressed network costs, measured beside this one."""
+    costs: dict[str, Metrics] = run.result("compress").get("originals", {})
+    origin = _origin(candidate.name, {one.name: one.network.parent for one in among})
+    beside = {one.name: one.metrics for one in among}
+    original = beside.get(origin) or costs.get(origin, {})
+    targets = experiments.targets(run.experiment)
+    return tuple(target.objective(original) for target in targets if original or not target.relative)
+
+
+def _origin(name: str, parents: Mapping[str, str | None]) -> str:
+    """The network that the one of this name was made from, in however many steps; its own name if it was not."""
+    while (parent := parents.get(name)) is not None:
+        name = parent
+    return name
 
 
 def _write(run: Run, network: Network) -> Path:
@@ -124,7 +170,10 @@ def _write(run: Run, network: Network) -> Path:
         to_onnx(network.build(run.architecture), run.architecture.shape, file)
         return file
     parent = run.folder / "models" / str(network.parent) / "model.onnx"
-    quantised(run, run.data, parent, file)
+    if network.parent is None:  # searched as a network in integers: there is no other form of it
+        parent = file.with_name("fp32.onnx")
+        to_onnx(network.build(run.architecture), run.architecture.shape, parent)
+    quantised(run, run.data, parent, file, network.floats)
     return file
 
 
@@ -182,7 +231,7 @@ def choose(run: Run, candidates: Sequence[Candidate]) -> dict[str, Any]:
             f"{chosen.metrics[first]:.4g} ms, nearest to the ideal of least error and least cost together"
         )
     if not allowed:
-        broken = [limit.metric for limit in limits(run) if limit.violation(chosen.metrics) > 0]
+        broken = chosen.broken(limits(run))
         why += (
             f"; no network keeps every limit as measured on its file, this one oversteps {', '.join(broken)}"
         )
@@ -214,7 +263,7 @@ def _certified(run: Run, candidate: Candidate, shipped: str, test: datasets.Spli
             "value": candidate.metrics[limit.metric],
             "holds": not limit.violation(candidate.metrics),
         }
-        for limit in limits(run)
+        for limit in (*limits(run), *candidate.targets)
     ]
     said = {
         "name": candidate.name,

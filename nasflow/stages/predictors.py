@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nasflow.errors import Unavailable
@@ -20,6 +20,7 @@ from nasflow.hardware import Device, DeviceError, load_profile, store
 from nasflow.hardware.device import reference_network
 from nasflow.hardware.predictor import Built
 from nasflow.stages.run import Run, RunError
+from nasflow.study import Objective
 
 WIDTH = 0.1  # of an interval to each side, as a share: wider ones are measured where latency is predicted
 
@@ -61,9 +62,12 @@ def keep(run: Run) -> dict[str, Built]:
     return found
 
 
-def foresight(run: Run, found: Mapping[str, Built]) -> dict[str, Foresight]:
-    """What is foretold of each device in this run, and how far it is believed."""
-    limits = {o.metric: o.limit for o in run.objectives if o.goal == "min"}
+def foresight(
+    run: Run, found: Mapping[str, Built], objectives: Sequence[Objective] | None = None
+) -> dict[str, Foresight]:
+    """What is foretold of each device in this run, and how far it is believed. `objectives`: the run's, or others
+    whose limits count."""
+    limits = {o.metric: o.limit for o in objectives or run.objectives if o.goal == "min"}
     return {
         device: Foresight(
             built.predictor, limits.get(f"latency_ms@{device}"), WIDTH if predicts(run) else 0.0

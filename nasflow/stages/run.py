@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,10 +31,12 @@ import psutil
 
 from nasflow import data as datasets
 from nasflow import hardware
+from nasflow.compression import quantize
 from nasflow.errors import NasflowError
 from nasflow.evaluators.measured import ONLY_MEASURED
 from nasflow.experiment import Experiment, differences, dump, objectives
 from nasflow.files import FolderError, locked, read_json, sha256, sweep, write_json, write_text
+from nasflow.hardware.device import reference_network
 from nasflow.network import Architecture, Make, Part
 from nasflow.record import open_record
 from nasflow.study import Objective, Study
@@ -119,6 +122,15 @@ class Run:
             energy, throughput = (f"{metric}@{profile.name}" in self.asked for metric in ONLY_MEASURED)
             found.append(hardware.connect(profile, energy=energy, throughput=throughput))
         return found
+
+    @cached_property
+    def reduces_range(self) -> bool:
+        """Whether int8 weights leave one bit unused, for the processor of the first device."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "reference.onnx"
+            file.write_bytes(reference_network())
+            flags = self.devices[0].latency(file).environment.get("flags") or ()
+        return quantize.needs_reduced_range(flags)
 
     @property
     def workers(self) -> int:

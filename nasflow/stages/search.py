@@ -18,10 +18,11 @@ from nasflow.evaluators.zero_cost import ZeroCost
 from nasflow.loop import Evaluate, Observer, Strategy
 from nasflow.loop import run as search_loop
 from nasflow.pool import Processes, Train
-from nasflow.space import Space
+from nasflow.space import Point, Space
 from nasflow.stages import finalists, predictors
+from nasflow.stages.integers import AsAsked, Integers, Quantised, stored
 from nasflow.stages.run import Infeasible, Run
-from nasflow.study import Objective, Study, Trial
+from nasflow.study import Metrics, Objective, Study, Trial
 from nasflow.training import Recipe
 
 FEWEST_STEPS = 50  # of a training by which networks are compared; after fewer they are near guessing
@@ -68,7 +69,7 @@ def _knowledge(run: Run, chosen: experiments.Named, make: Callable[..., Any]) ->
     takes = inspect.signature(make).parameters
     if "cheap" not in takes:
         return {}
-    counted = Counts(run.architecture, recipe(run, "search").batch_size)
+    counted = cheap(run)
     if "score" not in takes:
         return {"cheap": counted}
     name = chosen.arguments.get("score", takes["score"].default)
@@ -87,11 +88,25 @@ def evaluation(run: Run) -> Evaluate:
     train: Train = Accuracy(run.architecture, run.folds, settings, trials, run.experiment.seed)
     if run.architecture.weights is not None:
         train = GivenWeights(run.architecture, run.data, trials)
+    if not compresses(run):
+        return Evaluate(train=train, cheap=cheap(run), measure=latency(run))
+    write = Integers.of(run)
     return Evaluate(
-        train=train,
-        cheap=Counts(run.architecture, settings.batch_size),
-        measure=latency(run),
+        train=Quantised(train, run.architecture, run.folds[0], trials, write),
+        cheap=cheap(run),
+        measure=AsAsked(latency(run), replace(latency(run), write=write, foresight={})),
     )
+
+
+def cheap(run: Run) -> Callable[[Point], Metrics]:
+    """What arithmetic tells of any point."""
+    counted = Counts(run.architecture, recipe(run, "search").batch_size)
+    return lambda point: stored(point, counted(point))
+
+
+def compresses(run: Run) -> bool:
+    """Whether compression is searched together with the architecture."""
+    return any(part.name == "compression" for part in run.experiment.space)
 
 
 def latency(run: Run) -> MeasuredLatency:

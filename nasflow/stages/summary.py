@@ -55,6 +55,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "retrained": [_retrained(run.folder, result) for result in retrain.get("networks", [])],
         "choice": deploy.get("choice"),
         "deployed": deploy.get("deployed", []),
+        "time": deploy.get("time", {}),
         "report": "report.html",
         "seconds": sum(stage["seconds"] or 0.0 for stage in stages.values()),
         "environment": {

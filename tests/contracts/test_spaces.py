@@ -3,8 +3,10 @@
 import functools
 
 import pytest
+from torch import nn
 
 from nasflow import names
+from nasflow.compression import joint
 from nasflow.spaces import darts, mobile, nasbench101, nasbench201, nats, ofa, training
 from nasflow.testing import NetworkSpaceContract, SpaceContract, SpaceUnderTest
 from nasflow.training import Recipe
@@ -89,7 +91,17 @@ NETWORKS = {
         classes=3,
     ),
 }
-OTHERS = {"training": SpaceUnderTest(training.space(), functools.partial(training.recipe, base=Recipe()))}
+OTHERS = {
+    "compression": SpaceUnderTest(
+        joint.space(),
+        functools.partial(
+            joint.apply,
+            model=nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 16, 3)),
+            shape=(3, 8, 8),
+        ),
+    ),
+    "training": SpaceUnderTest(training.space(), functools.partial(training.recipe, base=Recipe())),
+}
 
 
 def test_no_built_in_space_is_missing_from_the_table():

@@ -10,6 +10,7 @@ from typing import Any
 
 from flows import lineage
 from flows.lineage import PIPELINE, Entry, entries, front_rows, front_table
+from nasflow.report import words
 from nasflow.study import Trial
 
 Finished = tuple[dict[str, Any], list[Trial], Path]
@@ -74,7 +75,10 @@ def test_refused_compression_steps_say_why(finished: Finished) -> None:
         tags = found[step["name"]].tags
         assert tags["state"] == ("accepted" if step["accepted"] else "refused")
         assert tags["reason"] == step["reason"]
-        assert found[step["name"]].metrics["size_kb"] == step["after"]["size_kb"]
+        told = found[step["name"]].metrics
+        assert told["size_kb"] == step["after"]["size_kb"]
+        assert told["before/size_kb"] == step["before"]["size_kb"]
+        assert tags["change"] == words.change(step["before"], step["after"]) != ""
 
 
 def test_every_deployed_file_is_kept_as_a_model_once(finished: Finished) -> None:

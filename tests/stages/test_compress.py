@@ -4,19 +4,23 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+import onnx
 import pytest
 import tiny
 import torch
 from tiny import experiment, opened
 
 from nasflow import names, stages
+from nasflow.compression.multiples import Multiples
 from nasflow.compression.quantize import QuantizeError
 from nasflow.errors import NasflowError
 from nasflow.export import predict
 from nasflow.files import read_json
 from nasflow.hardware import DeviceError
 from nasflow.space import Choice, Space
-from nasflow.stages.compress import first_policies, picked, quantised, validation_error, whole_policy
+from nasflow.stages.compress import picked, round_to
+from nasflow.stages.integers import quantised, validation_error
+from nasflow.stages.policies import first_policies, limited, whole_policy
 from nasflow.study import Objective
 
 QUICK = {"trials": 1, "epochs": 1}
@@ -209,6 +213,143 @@ def test_faster_on_one_device_and_slower_on_another_is_not_faster(finished_run, 
         steps = stages.compress(run)["steps"]
     assert steps and not any(step["accepted"] for step in steps)
     assert all("ms on local-cpu, " in step["reason"] and "ms on board" in step["reason"] for step in steps)
+
+
+# Targets
+
+
+def test_what_is_too_slow_for_the_target_is_not_trained(copied):
+    found = compressed(copied, target="latency_ms=0.8x@local-cpu", trials=2, int8=False)
+    (parent,) = found["originals"]
+    most = 0.8 * found["originals"][parent]["latency_ms@local-cpu"]
+    folder = max(
+        copied.folder.glob("compress/*/original.json"), key=lambda file: file.stat().st_mtime_ns
+    ).parent
+    trained = [file.parent for file in folder.glob("trials/*/training.json")]
+    assert 0 < len(trained) < len(list(folder.glob("trials/*/candidate.onnx")))
+    for place in trained:
+        assert read_json(place / "latency@local-cpu.json")["latency"]["p50_ms"] <= most
+    kept = [step for step in found["steps"] if step["accepted"]]
+    assert all(step["after"]["latency_ms@local-cpu"] <= most for step in kept)
+
+
+def test_with_a_target_the_candidate_counts_as_the_int8_file_that_it_would_be(copied):
+    """Integers are three times as fast here: a pruning that misses the target in floats may still meet it."""
+    found = compressed(copied, target="latency_ms=0.6x@local-cpu", trials=3)
+    (costs,) = found["originals"].values()
+    most = 0.6 * costs["latency_ms@local-cpu"]
+    folder = max(
+        copied.folder.glob("compress/*/original.json"), key=lambda file: file.stat().st_mtime_ns
+    ).parent
+    trained = [file.parent.name for file in folder.glob("trials/*/training.json")]
+    times = [
+        [
+            read_json(folder / form / number / "latency@local-cpu.json")["latency"]["p50_ms"]
+            for form in ("trials", "trials-int8")
+        ]
+        for number in trained
+    ]
+    assert times and all(min(pair) <= most for pair in times)
+    assert any(floats > most for floats, _ in times)
+
+
+def test_limits_join_what_is_optimised_or_stand_beside_it():
+    wanted = [Objective("error"), Objective("latency_ms@a")]
+    limits = [
+        Objective("latency_ms@a", limit=2.0, optimise=False),
+        Objective("size_kb", limit=8.0, optimise=False),
+    ]
+    found = {one.metric: one for one in limited(wanted, limits, int8=True)}
+    assert found["latency_ms@a"] == Objective("latency_ms@a", limit=2.0)
+    assert found["size_kb"] == Objective("size_kb", limit=32.0, optimise=False)
+    assert limited(wanted, limits, int8=False)[-1].limit == 8.0
+
+
+def test_a_target_that_no_pruning_meets_is_told(copied):
+    found = compressed(copied, target="flops=1", int8=False)
+    assert found["steps"] == [] and "tried meets the target" in found["message"]
+
+
+# Criteria, multiples and precision, by the experiment's settings
+
+
+def test_another_criterion_keeps_other_channels(copied):
+    files = {}
+    for criterion in ("l1", "random", "taylor", "hessian"):
+        compressed(copied, criterion=criterion, int8=False)
+        pruned = max(
+            copied.folder.glob("compress/*/trials/*/weights.pt"), key=lambda file: file.stat().st_mtime_ns
+        )
+        files[criterion] = pruned.read_bytes()
+    assert len(set(files.values())) == len(files)
+
+
+def test_what_is_left_may_make_up_for_what_went_before_it_is_trained(copied):
+    files = {}
+    for reconstruct in (False, True):
+        compressed(copied, reconstruct=reconstruct, int8=False)
+        pruned = max(
+            copied.folder.glob("compress/*/trials/*/weights.pt"), key=lambda file: file.stat().st_mtime_ns
+        )
+        files[reconstruct] = pruned.read_bytes()
+    assert files[True] != files[False]
+
+
+def test_an_agent_may_choose_what_to_prune_within_the_target(copied):
+    strategy = {"name": "amc", "warm_up": 1, "conv_cap": 0.6}
+    found = compressed(copied, strategy=strategy, trials=3, target="flops=0.8x", int8=False)
+    (costs,) = found["originals"].values()
+    assert found["steps"]
+    for step in found["steps"]:
+        assert step["after"]["flops"] <= 0.8 * costs["flops"]
+
+
+def test_a_strategy_for_pruning_is_known_by_its_name(finished_run):
+    with pytest.raises(NasflowError, match="unknown strategy 'acm'"):
+        experiment(finished_run.data, compress={"strategy": "acm"})
+
+
+def test_ranges_are_read_by_the_method_asked_for(finished_run, tmp_path):
+    file = next(finished_run.folder.glob("trials/*/candidate.onnx"))
+    written = {}
+    for method in ("minmax", "percentile", "mse"):
+        asked = experiment(finished_run.data, compress={"calibration": method})
+        with tiny.world():
+            run = stages.Run(asked, finished_run.folder)
+            written[method] = quantised(run, run.data, file, tmp_path / f"{method}.onnx").read_bytes()
+    assert len(set(written.values())) == 3
+
+
+def test_multiples_are_measured_once_and_kept_with_the_run(copied):
+    asked = experiment(copied.data, compress={**QUICK, "round_to": "measured"})
+    with (
+        opened(asked, copied.folder) as run,
+        mock.patch("nasflow.compression.multiples.measure", return_value=Multiples(16, {64: 1.0})) as measure,
+    ):
+        assert (round_to(run), round_to(run)) == (16, 16)
+    measure.assert_called_once()
+
+
+def test_which_layers_run_in_integers_is_told_and_kept(copied):
+    def cost(file):
+        """Integers help all but the first layer, which they make ten times as slow."""
+        graph = onnx.load(file).graph
+        makers = {name: node.op_type for node in graph.node for name in node.output}
+        layers = [node for node in graph.node if node.op_type in ("Conv", "Gemm")]
+        whole = [makers.get(node.input[1]) == "DequantizeLinear" for node in layers]
+        return sum(0.01 if w else 0.03 for w in whole) + (0.3 if whole[0] else 0.0)
+
+    found = compressed(copied, cost, mixed=True, max_error_increase=1.0)
+    steps = [step for step in found["steps"] if step["kind"] == "int8"]
+    assert steps and all(step["accepted"] for step in steps)
+    for step in steps:
+        precisions = {name: value for name, value in step["policy"].items() if name.startswith("precision.")}
+        assert set(precisions.values()) == {"int8", "fp32"}
+        assert (
+            next(iter(precisions.values())) == "fp32"
+            and "fp32 kept where int8 does not pay" in step["reason"]
+        )
+    assert all(one["floats"] for one in found["networks"] if one["int8"])
 
 
 def test_switched_off_it_does_nothing(copied):
