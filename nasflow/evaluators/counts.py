@@ -1,5 +1,5 @@
 """What a network costs by arithmetic: multiply-adds, also per byte that they move, parameters, size, and memory to
-use it and to train it.
+use it and to train it; and how sparse it is.
 
 All of it is known before training, in some hundredths of a second for a small network, so a limit on any of it
 saves the training.
@@ -45,13 +45,15 @@ class Architecture(Protocol):
 
 @dataclass(frozen=True)
 class Counts:
-    """The cheap part of an evaluation: `flops`, `compute_intensity`, `params`, `size_kb`, `peak_memory_kb` and
-    `training_memory_mb` of a point's network. `batch` is what it is trained with where the point does not say; what
-    is known is not counted again.
+    """The cheap part of an evaluation: `flops`, `compute_intensity`, `params`, `size_kb`, `peak_memory_kb`,
+    `training_memory_mb` and `sparsity` of a point's network. `batch` is what it is trained with where the point does
+    not say; what is known is not counted again. `original` makes the network that a point's network was compressed
+    from; without it, every network is its own original.
     """
 
     architecture: Architecture
     batch: int = Recipe.batch_size
+    original: Callable[[Point], nn.Module] | None = None
     _known: dict[str, dict[str, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __call__(self, point: Point) -> dict[str, float]:
@@ -60,14 +62,15 @@ class Counts:
             recipe = training_space.recipe(point, Recipe(batch_size=self.batch))
             with seeded(SEED):
                 model = self.architecture.build(training_space.without(point))
-            self._known[key] = self._count(model, recipe)
+                original = self.original(training_space.without(point)) if self.original else model
+            self._known[key] = self._count(model, original, recipe)
         return dict(self._known[key])
 
-    def of(self, model: nn.Module) -> dict[str, float]:
+    def of(self, model: nn.Module, original: nn.Module | None = None) -> dict[str, float]:
         """The same of a network that is there already."""
-        return self._count(model, Recipe(batch_size=self.batch))
+        return self._count(model, original or model, Recipe(batch_size=self.batch))
 
-    def _count(self, model: nn.Module, recipe: Recipe) -> dict[str, float]:
+    def _count(self, model: nn.Module, original: nn.Module, recipe: Recipe) -> dict[str, float]:
         shape = self.architecture.shape
         work = arithmetic(model, shape)
         return {
@@ -79,6 +82,7 @@ class Counts:
             "training_memory_mb": training_memory_mb(
                 model, shape, recipe.batch_size, averages=OPTIMIZER_AVERAGES[recipe.optimizer]
             ),
+            "sparsity": sparsity(model, original),
         }
 
 
@@ -131,6 +135,17 @@ def arithmetic(model: nn.Module, shape: Sequence[int]) -> Arithmetic:
 def params(model: nn.Module) -> float:
     """Numbers that training sets; shared ones count once."""
     return float(sum(parameter.numel() for parameter in model.parameters()))
+
+
+def sparsity(model: nn.Module, original: nn.Module) -> float:
+    """Share, 0 to 1, of the weights of `original` that `model`, made from it, has no more or has as zeros.
+
+    Weights are the parameters of two dimensions and more; biases and normalisations, which are often zero at first,
+    are none. A network with more weights than its original is not sparse.
+    """
+    whole = sum(weight.numel() for weight in _weights(original))
+    left = sum(int(weight.count_nonzero()) for weight in _weights(model))
+    return max(0.0, 1.0 - left / whole) if whole else 0.0
 
 
 def size_kb(model: nn.Module) -> float:
@@ -301,6 +316,10 @@ def most_live(operations: Sequence[Operation], given: Mapping[int, int], wanted:
         for name in over & live.keys():
             del live[name]
     return most
+
+
+def _weights(model: nn.Module) -> list[Tensor]:
+    return [parameter.detach() for parameter in model.parameters() if parameter.ndim > 1]
 
 
 def _storages(values: Iterable[object]) -> dict[int, torch.UntypedStorage]:

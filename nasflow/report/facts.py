@@ -18,9 +18,9 @@ LABELS = {
     "compute_intensity": "multiply-adds per byte",
 }
 MEASURED = {"latency_ms": "p50_ms", "energy_mj": "energy_mj", "throughput_per_s": "throughput_per_s"}
-MORE_IS_BETTER = ("compute_intensity", "throughput_per_s")
+MORE_IS_BETTER = ("compute_intensity", "sparsity", "throughput_per_s")
 COUNTS = ("flops", "params")
-SHARES = ("error", "accuracy", "agreement")
+SHARES = ("error", "accuracy", "agreement", "sparsity")
 
 # How a network stands in the run, from the most to the least interesting; each has its own marker.
 KINDS = {

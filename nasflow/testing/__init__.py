@@ -14,15 +14,21 @@ import pytest
 
 # Before the classes are imported: failing asserts in them then show their values, as they do in test files.
 pytest.register_assert_rewrite(
-    "nasflow.testing.spaces", "nasflow.testing.strategies", "nasflow.testing.transports"
+    "nasflow.testing.compression",
+    "nasflow.testing.spaces",
+    "nasflow.testing.strategies",
+    "nasflow.testing.transports",
 )
 
+from nasflow.testing.compression import CompressionContract, CompressionUnderTest  # noqa: E402
 from nasflow.testing.spaces import NetworkSpaceContract, SpaceContract, SpaceUnderTest  # noqa: E402
 from nasflow.testing.strategies import StrategyContract, StrategyUnderTest  # noqa: E402
 from nasflow.testing.toys import Toy, joint, networks  # noqa: E402
 from nasflow.testing.transports import TransportContract, TransportUnderTest  # noqa: E402
 
 __all__ = [
+    "CompressionContract",
+    "CompressionUnderTest",
     "NetworkSpaceContract",
     "SpaceContract",
     "SpaceUnderTest",

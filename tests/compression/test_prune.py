@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from networks import (
+    HARDER,
     NETWORKS,
     SHAPE,
     Computes,
     InvertedResidual,
+    Residual,
     chain,
     convolution,
     head,
@@ -189,6 +191,71 @@ def test_protected_layers_and_blocks_stay():
     some = {choice.name for choice in prune.space(model, SHAPE, protect=["1.0", "2.0"]).parameters}
     gone = {"channels.0.0", "channels.1.0.layers.0.0", "channels.2.0", "block.1.0", "block.1.0.layers.2"}
     assert everything - some == gone
+
+
+def test_a_part_of_a_network_can_be_pruned_alone():
+    def compute(net: Computes, x: torch.Tensor) -> torch.Tensor:
+        return net.decoder(net.encoder(net.stem(x)))
+
+    encoder = nn.Sequential(convolution(16, 24), Residual(24, 24), convolution(24, 16))
+    decoder = nn.Sequential(convolution(16, 24), head(24))
+    model = trained(lambda: Computes(compute, stem=convolution(3, 16), encoder=encoder, decoder=decoder))
+    offered = {choice.name for choice in prune.space(model, SHAPE, only="encoder").parameters}
+    assert offered == {
+        "channels.encoder.0.0", "channels.encoder.1.first.0", "channels.encoder.2.0", "block.encoder",
+        "block.encoder.1",
+    }  # fmt: skip
+    assert prune.space(model, SHAPE, only=["encoder"]) == prune.space(model, SHAPE, only="encoder")
+    everything = {choice.name for choice in prune.space(model, SHAPE).parameters}
+    assert everything - offered == {"channels.stem.0", "channels.decoder.0.0"}
+    inner = {
+        choice.name for choice in prune.space(model, SHAPE, only="encoder", protect="encoder.1").parameters
+    }
+    assert inner == {"channels.encoder.2.0"}  # its first group is tied to the block that stays
+    policy = prune.uniform(prune.space(model, SHAPE, only="encoder"), 0.5)
+    pruned = prune.apply(policy, model, SHAPE)
+    assert torch.equal(pruned.stem[0].weight, model.stem[0].weight)
+    assert pruned.decoder[0][0].in_channels == 8 and pruned.decoder[0][0].out_channels == 24
+
+
+def test_groups_that_reach_beyond_the_part_stay_whole():
+    model = trained(residual)
+    offered = {choice.name for choice in prune.space(model, SHAPE, only=["1", "2"]).parameters}
+    assert offered == {"channels.1.first.0", "channels.2.first.0", "block.1", "block.2"}
+    with pytest.raises(PruneError, match="nowhere: no module of that name"):
+        prune.space(model, SHAPE, only="nowhere")
+
+
+HEADS = {"block.encoder.0", "block.encoder.0.after", "block.encoder.1", "block.encoder.1.after",
+         "channels.encoder.0.after.1", "channels.encoder.1.after.1"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "offered"),
+    [
+        ("group_normed", {"channels.0"}),
+        ("transposed_in_slices", {"channels.3.0"}),
+        ("scaled", {"channels.0.0", "channels.1.layers.0.0", "channels.2.layers.0.0", "block.1", "block.2"}),
+        ("transformer",
+         HEADS | {"channels.patches", "block.encoder.0.attention", "block.encoder.1.attention"}),
+        ("torch_transformer", HEADS),
+    ],
+)  # fmt: skip
+def test_what_is_offered_of_harder_networks_can_be_pruned_and_the_rest_is_left_out(name, offered):
+    model = trained(HARDER[name])
+    space = prune.space(model, SHAPE)
+    assert {choice.name for choice in space.parameters} == offered
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        assert prune.apply(space.sample(rng), model, SHAPE)(torch.randn(2, *SHAPE)).shape == (2, 5)
+
+
+def test_bare_parameters_lose_the_same_channels_as_the_layers_around():
+    model = trained(HARDER["transformer"])
+    pruned = prune.apply({"channels.patches": 0.5}, model, SHAPE)
+    assert pruned.token.shape == (1, 1, 8) and pruned.positions.shape == (1, 5, 8)
+    kept = criteria.l1(trace(model, SHAPE).groups[0]).argsort(stable=True)[8:].sort().values
+    assert torch.equal(pruned.positions, model.positions[:, :, kept])
 
 
 def test_what_cannot_be_pruned_safely_is_not_offered():

@@ -21,6 +21,7 @@ from nasflow.evaluators.counts import (
     params,
     peak_memory_kb,
     size_kb,
+    sparsity,
     training_memory_mb,
 )
 from nasflow.spaces import mobile, training
@@ -322,14 +323,41 @@ def test_counting_changes_neither_network_nor_random_state():
     assert torch.equal(random, torch.get_rng_state())
 
 
+def test_sparsity_is_the_share_of_weights_that_are_gone_or_zero():
+    original = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 64, 5))
+    narrow = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6), nn.Flatten(), nn.Linear(6 * 64, 5))
+    whole = 3 * 8 + 8 * 64 * 5
+    assert sparsity(original, original) == 0.0
+    gone = whole - (3 * 6 + 6 * 64 * 5)
+    assert sparsity(narrow, original) == pytest.approx(gone / whole)
+    with torch.no_grad():
+        narrow[3].weight[:, :64] = 0
+        narrow[0].bias.zero_()
+    assert sparsity(narrow, original) == pytest.approx((gone + 64 * 5) / whole)
+    assert sparsity(original, narrow) == 0.0
+    assert sparsity(nn.Flatten(), nn.Flatten()) == 0.0
+
+
+def test_sparsity_of_a_point_is_against_its_original():
+    architecture = Digits()
+    (point,) = points(mobile.space(SMALL, 10), 1)
+    assert Counts(architecture)(point)["sparsity"] == 0.0
+    wide = nn.Linear(1000, 1000, bias=False)
+    found = Counts(architecture, original=lambda given: wide if given == point else nn.Flatten())(point)
+    weights = sum(p.numel() for p in architecture.build(point).parameters() if p.ndim > 1)
+    assert found["sparsity"] == pytest.approx(1 - weights / 1e6)
+    assert Counts(architecture).of(nn.Conv2d(1, 10, 1), nn.Conv2d(1, 40, 1))["sparsity"] == 0.75
+
+
 def test_counts_are_finite_and_named_with_their_units():
     counts = Counts(Digits())
     for point in points(mobile.space(SMALL, 10), 3):
         metrics = counts(point)
         assert set(metrics) == {
-            "flops", "compute_intensity", "params", "size_kb", "peak_memory_kb", "training_memory_mb",
+            "flops", "compute_intensity", "params", "size_kb", "peak_memory_kb", "training_memory_mb", "sparsity",
         }  # fmt: skip
-        assert all(type(value) is float and 0 < value < 1e9 for value in metrics.values())
+        assert all(type(value) is float and 0 <= value < 1e9 for value in metrics.values())
+        assert all(value > 0 for name, value in metrics.items() if name != "sparsity")
         assert metrics == counts.of(mobile.build(point, SMALL, 10))
 
 
