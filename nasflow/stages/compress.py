@@ -324,7 +324,7 @@ def _search_policies(
             experiment.seed,
             teacher=pruning.teacher,
         ),
-        cheap=Counts(pruning, training.batch_size),
+        cheap=Counts(pruning, training.batch_size, original=pruning.teacher),
         measure=Fastest(forms),
     )
 

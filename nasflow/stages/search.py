@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from nasflow import experiment as experiments
 from nasflow import names
+from nasflow.compression import joint
 from nasflow.evaluators.accuracy import Accuracy
 from nasflow.evaluators.counts import Counts
 from nasflow.evaluators.given import GivenWeights
@@ -100,7 +101,8 @@ def evaluation(run: Run) -> Evaluate:
 
 def cheap(run: Run) -> Callable[[Point], Metrics]:
     """What arithmetic tells of any point."""
-    counted = Counts(run.architecture, recipe(run, "search").batch_size)
+    whole = (lambda point: run.architecture.build(joint.without(point))) if compresses(run) else None
+    counted = Counts(run.architecture, recipe(run, "search").batch_size, original=whole)
     return lambda point: stored(point, counted(point))
 
 

@@ -1,5 +1,6 @@
 """Structured pruning against its papers: Li et al., 2017 (L1), Liu et al., 2017 (scales of batch normalisation),
-Fang et al., 2023 (dependency groups), and Torch-Pruning's own scores as an oracle."""
+He et al., 2019 (geometric median), Molchanov et al., 2019 (first order), LeCun et al., 1989 (curvature), Fang et al.,
+2023 (dependency groups), and Torch-Pruning's own scores as an oracle."""
 
 from collections.abc import Callable
 
@@ -12,7 +13,9 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from nasflow.compression import criteria, prune
+from nasflow.compression.gradients import gather, hutchinson
 from nasflow.compression.groups import trace
+from nasflow.data import Data, Preprocess, Split, digest
 
 torch.set_num_threads(1)
 
@@ -192,3 +195,126 @@ def test_fifty_random_policies_all_run(make):
         assert pruned(x).shape == (2, 10)
         seen.add(sum(p.numel() for p in pruned.parameters()))
     assert len(seen) > 5
+
+
+@NETWORKS
+def test_first_order_scores_are_those_of_torch_pruning(make):
+    model = lively(make)
+    model(torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0))).logsumexp(1).sum().backward()
+    known = {name: parameter.grad for name, parameter in model.named_parameters()}
+    traced = trace(model, SHAPE)
+    for group in traced.groups:
+        fn = traced.graph.get_pruner_of_module(model.get_submodule(group.name)).prune_out_channels
+        for multivariable in (False, True):
+            theirs = torch_pruning.importance.GroupTaylorImportance(
+                normalizer=None, group_reduction="first", multivariable=multivariable
+            )
+            root = model.get_submodule(group.name)
+            scores = theirs(traced.graph.get_pruning_group(root, fn, list(range(group.channels))))
+            ours = criteria.taylor([known], multivariable=multivariable)(group)
+            torch.testing.assert_close(ours, scores.double(), rtol=1e-4, atol=1e-7)
+
+
+@NETWORKS
+def test_lamp_is_that_of_torch_pruning(make):
+    """Where no layer is depthwise, which they leave out of the group's magnitude."""
+    model = lively(make)
+    traced = trace(model, SHAPE)
+    for group in traced.groups:
+        if any(getattr(member.module, "groups", 1) > 1 for member in group.members):
+            continue
+        root = model.get_submodule(group.name)
+        fn = traced.graph.get_pruner_of_module(root).prune_out_channels
+        theirs = torch_pruning.importance.LAMPImportance(group_reduction="sum")
+        scores = theirs(traced.graph.get_pruning_group(root, fn, list(range(group.channels))))
+        torch.testing.assert_close(criteria.lamp(group), scores.double(), rtol=1e-4, atol=1e-6)
+
+
+def _quadratic() -> tuple[nn.Module, Data, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]:
+    """A network whose loss is quadratic in each single weight of its first layer, each of which is a channel."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.5], [-0.7]]))
+        model[2].weight.copy_(torch.eye(2))
+    x = np.random.default_rng(0).normal(size=(32, 1, 1, 1)).astype(np.float32)
+    split = Split(x, np.arange(32) % 2)
+    data = Data(
+        "line", split, split, ("a", "b"), Preprocess(1.0, (0.0,), (1.0,)), (), {}, digest(split, split)
+    )
+
+    def loss(answers: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return 0.5 * (answers - functional.one_hot(labels, 2)).square().sum(1).mean()
+
+    return model, data, loss
+
+
+def test_first_and_second_order_together_tell_what_a_quadratic_loss_changes_by():
+    model, data, loss = _quadratic()
+    x, y = torch.from_numpy(data.train.x), torch.from_numpy(data.train.y)
+    (gradients,) = gather(model, data, images=32, batch=32, loss=loss)
+    curved = hutchinson(model, data, images=32, batch=32, probes=3000, loss=loss)
+    (group,) = trace(model, (1, 1, 1)).groups
+    only_makers = {**curved, "2.weight": torch.zeros(2, 2)}
+    second = criteria.hessian(only_makers)(group)
+    first = criteria.taylor([gradients], multivariable=True)(group)
+    weights = model[1].weight.detach().flatten()
+    signed = -(weights * gradients["1.weight"].flatten()).double()
+    torch.testing.assert_close(first, signed.abs())
+    with torch.no_grad():
+        before = float(loss(model(x), y))
+        for channel, weight in enumerate(weights.tolist()):
+            model[1].weight[channel] = 0
+            change = float(loss(model(x), y)) - before
+            model[1].weight[channel] = weight
+            # Estimated, where the gradient is exact; and all there is, as the loss is quadratic.
+            assert change - float(signed[channel]) == pytest.approx(float(second[channel]), rel=0.2, abs=2e-3)
+
+
+def test_curvature_is_half_the_squared_weight_as_in_optimal_brain_damage():
+    """Exact where weights do not interact: the loss of a single layer with independent inputs."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, bias=False), nn.Linear(3, 2, bias=False))
+    (group,) = trace(model, (1, 2, 2)).groups
+    known = {"1.weight": torch.full((3, 4), 3.0), "2.weight": torch.zeros(2, 3)}
+    expected = 0.5 * 3.0 * model[1].weight.detach().double().square().sum(1)
+    torch.testing.assert_close(criteria.hessian(known)(group), expected)
+
+
+def test_a_channel_in_the_geometric_median_is_replaceable_although_it_is_large():
+    """He et al., 2019, figure 1: magnitude and distance to the others disagree."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.Flatten())
+    model.append(nn.Linear(256, 2))
+    points = torch.tensor([[5.0, 5.0], [4.0, 5.0], [6.0, 5.0], [0.1, 0.1]])
+    with torch.no_grad():
+        model[0].weight.copy_(points.reshape(4, 2, 1, 1))
+    group = trace(model, (2, 8, 8)).groups[0]
+    assert int(criteria.l2(group).argmin()) == 3
+    assert int(criteria.fpgm(group).argmin()) == 0
+
+
+@NETWORKS
+def test_a_channel_without_scale_leaves_its_shift_behind(make):
+    """A scale of zero beside a shift that is not is no silence; the readers have to be told."""
+    model = lively(make)
+    if make is ResNet:  # there has to be a place for what its projection read
+        model.block2.project = nn.Conv2d(16, 32, 1, 2)
+    group = trace(model, SHAPE).groups[0]
+    silent = torch.tensor([0, 3, 5, 6, 9, 10, 12, 15])
+    with torch.no_grad():
+        for member in group.members:
+            if isinstance(member.module, nn.BatchNorm2d) or (
+                member.side == "out" and member.layer not in ("conv", "each")
+            ):
+                member.module.weight[silent] = 0
+
+    def those(group):
+        return torch.ones(group.channels).index_fill(0, silent, 0.0)
+
+    policy = {f"channels.{group.name}": 0.5}
+    told = prune.apply(policy, model, SHAPE, criterion=those)
+    untold = prune.apply(policy, model, SHAPE, criterion=those, compensate=lambda *_: None)
+    x = torch.randn(8, *SHAPE)
+    changed, worse = (float((net(x) - model(x)).detach().abs().max()) for net in (told, untold))
+    assert worse > 1e-3
+    padded = make in (ResNet, Concat)  # a constant is none at the borders, where a mean has to do
+    assert changed < (0.6 * worse if padded else 1e-5)
