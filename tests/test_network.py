@@ -273,3 +273,11 @@ def test_settings_of_pruning_reach_its_space(pruning):
 def test_whoever_is_pruned_learns_from_the_whole_parent(pruning):
     assert equal(pruning.teacher(policy(pruning.parent.point)), pruning.parent.build(ARCHITECTURE))
     assert pruning.shape == SHAPE
+
+
+def test_which_nodes_stay_in_floats_is_said_in_json(tmp_path):
+    network = Network("a-int8", {"n": 1}, int8=True, floats=("/0/Conv", "/1/Relu"), parent="a")
+    told = json.loads(json.dumps(network.to_dict(tmp_path)))
+    assert Network.from_dict(told, tmp_path) == network
+    del told["floats"]  # as runs of before wrote it
+    assert Network.from_dict(told, tmp_path).floats == ()
