@@ -49,8 +49,9 @@ def amc(
 ) -> Episodes:
     """AMC over the channels of a space that prune.space made; blocks all stay.
 
-    `layers` are those of the network, by layers.layers. At most `target` of the whole network's `metric` is left, for
-    which "latency" takes `cost`: the milliseconds of a layer, say by a table of its channels. 1 leaves the agent free.
+    `layers` are those of the network, by layers.layers. At most `target` of the whole network's `metric` is left, or of
+    its `cost`, a function of a layer: "latency" needs that, the milliseconds, say by a table of prices.py. A target of
+    1 leaves the agent free.
     Rewarded is -error; -error log(multiply-adds) or -error log(parameters) where it is free to trade. Of a group that
     a convolution makes first at most `conv_cap` is removed, of one that a linear layer makes `linear_cap`.
 
@@ -63,7 +64,7 @@ def amc(
         objectives = (Objective("error"),)
         strategy = amc(space, objectives, layers=found, target=0.5, warm_up=50)
         study = Study(space, objectives)
-        loop.run(study, strategy, loop.Evaluate(Pruned(model, data)), trials=200)  # evaluators/pruned.py
+        loop.run(study, strategy, loop.Evaluate(Pruned(apply, data)), trials=200)  # evaluators/pruned.py
         policy = study.front[0].point
 
     Raises:
@@ -78,7 +79,7 @@ def amc(
         raise PruneError("amc with metric latency needs `cost`, a function that tells a layer's milliseconds")
     if not 0 < target <= 1:
         raise PruneError(f"amc: expected a target above 0 and at most 1, got {target}")
-    price = cost if metric == "latency" and cost is not None else PRICES[metric]
+    price = cost or PRICES[metric]
     caps = {"conv": conv_cap, "depthwise": conv_cap, "linear": linear_cap}
     plan = Plan(space, layers, price, target, caps, fill)
     wanted = [objective for objective in objectives if objective.optimise]

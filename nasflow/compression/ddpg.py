@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,7 +25,8 @@ from nasflow.space import Point, Space
 from nasflow.study import Proposal, Trial
 from nasflow.training import seeded
 
-REDRAWS = 30
+REDRAWS = 50
+WIDEST = 2.0  # noise with which every action is about as likely
 LEAST = 1e-3  # of the noise, below which drawing from it only costs precision
 
 
@@ -129,8 +130,9 @@ class Episodes:
 
     Actions are drawn around the agent's, from a normal distribution cut off at 0 and 1; its deviation is `noise`
     for the first `warm_up` episodes, in which nothing is learned, and `decay` times as much in each after that.
-    An episode that ends in a point that was asked for before is walked again, with more and more noise: the papers
-    evaluate it again. `begin` starts a walk of always the same number of decisions.
+    An episode that ends in a point that was asked for before is walked again, with more and more noise, where the
+    papers evaluate it again; when nothing new comes of REDRAWS walks there is nothing more to ask. `begin` starts a
+    walk of always the same number of decisions.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class Episodes:
         self._pending: list[tuple[str, Episode]] = []
 
     def ask(self, count: int) -> list[Proposal]:
-        return [self._next() for _ in range(count)]
+        return [proposal for _ in range(count) if (proposal := self._next()) is not None]
 
     def tell(self, trials: Sequence[Trial]) -> None:
         for trial in trials:
@@ -176,22 +178,23 @@ class Episodes:
         for _ in episode.actions:
             self._agent.learn(rng)
 
-    def _next(self) -> Proposal:
+    def _next(self) -> Proposal | None:
         rng = np.random.default_rng((self._seed, self._asked))
-        for noise in self._noises():
+        noises = self._noises()
+        self._asked += 1
+        for noise in noises:
             episode, point = self._walk(noise, rng)
             key = self._space.key(point)
             if key not in self._seen:
-                break
-        self._asked += 1
-        self._seen.add(key)
-        self._pending.append((key, episode))
-        return Proposal(point)
+                self._seen.add(key)
+                self._pending.append((key, episode))
+                return Proposal(point)
+        return None
 
-    def _noises(self) -> Iterator[float]:
+    def _noises(self) -> list[float]:
         """That of the next episode, then more and more of it."""
-        usual = self._noise * self._decay ** max(0, self._asked - self._warm_up)
-        return (max(usual, self._noise * again / REDRAWS) for again in range(REDRAWS + 1))
+        usual = self._noise * self._decay ** max(0, self._asked + 1 - self._warm_up)
+        return [max(usual, WIDEST * (again / REDRAWS) ** 2) for again in range(REDRAWS)]
 
     def _walk(self, noise: float, rng: np.random.Generator) -> tuple[Episode, Point]:
         walk = self._begin()

@@ -5,10 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from nasflow.compression.amc import PRICES, ChannelWalk, Plan
+from nasflow.compression.amc import PRICES, ChannelWalk, Plan, amc
+from nasflow.compression.ddpg import Agent, around
 from nasflow.compression.layers import Layer, Share, layers, macs, parameters
 from nasflow.evaluators import counts
+from nasflow.loop import Evaluate, run
 from nasflow.space import Choice, Space
+from nasflow.study import Objective, Study, Trial
 
 torch.set_num_threads(1)
 
@@ -63,7 +66,7 @@ def test_actions_are_bounded_as_in_the_papers_algorithm():
 @pytest.mark.parametrize("fill", [False, True])
 def test_the_target_is_met_whatever_the_agent_wishes_and_no_cap_overstepped(fill):
     rng = np.random.default_rng(1)
-    for _ in range(2000):
+    for _ in range(1000):
         work = rng.integers(1, 100, size=rng.integers(1, 5))
         fraction = rng.uniform(0.01, 0.79)
         wishes = rng.choice([0.0, 1.0, rng.random()], size=len(work))
@@ -153,3 +156,76 @@ def test_mobilenets_that_its_authors_released_cost_what_was_counted(whole, name)
     left = dict(zip(made, widths, strict=True))
     assert macs(whole, left) == flops
     assert parameters(whole, left) == params
+
+
+# ---- the agent
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_agent_finds_what_filling_up_with_water_gives(seed):
+    """Layers that hurt by s a^2 when a share a of them goes: the least harm for a sum of 1.5 is at a ~ 1 / s."""
+    found = independent((7, 7, 7))
+    harm, best = np.array([1.0, 1.5, 3.0]), np.array([0.75, 0.5, 0.25])
+
+    def actions(point):
+        return np.array([1 - point[f"channels.{at}"] for at in range(3)])
+
+    def wrong(point):
+        return float(harm @ actions(point) ** 2) / 3
+
+    offered = space(found, step=2)
+    strategy = amc(offered, (Objective("error"),), seed=seed, layers=found, warm_up=50)
+    study = Study(offered, (Objective("error"),))
+    run(study, strategy, Evaluate(lambda trial: {"error": wrong(trial.point)}), trials=150)
+    optimum = float(harm @ best**2) / 3
+    errors = np.array([trial.metrics["error"] for trial in study.finalists])
+    assert errors[:50].mean() > 1.3 * optimum
+    assert errors.min() < 1.02 * optimum
+    _, learned = strategy._walk(0.0, np.random.default_rng(0))
+    assert wrong(learned) < 1.1 * optimum
+    assert np.abs(actions(learned) - best).max() <= 0.2
+
+
+def test_noise_is_half_while_the_agent_warms_up_and_then_falls_by_a_twentieth(monkeypatch):
+    seen = []
+
+    def note(mean, deviation, rng):
+        seen.append(deviation)
+        return around(mean, deviation, rng)
+
+    monkeypatch.setattr("nasflow.compression.ddpg.around", note)
+    found = independent((7,))
+    strategy = amc(space(found), (Objective("error"),), layers=found, target=1.0, warm_up=3)
+    for _ in range(6):
+        strategy.ask(1)
+    first = sorted(set(seen), reverse=True)
+    assert first == pytest.approx([0.5, 0.5 * 0.95, 0.5 * 0.95**2, 0.5 * 0.95**3])
+
+
+def test_an_agent_has_the_sizes_and_rates_of_the_paper():
+    agent = Agent(11, 0)
+    shapes = [
+        tuple(p.shape) for net in (agent._actor, agent._critic) for p in net.parameters() if p.dim() == 2
+    ]
+    assert shapes == [(300, 11), (300, 300), (1, 300), (300, 11), (300, 1), (300, 300), (1, 300)]
+    rates = [step.param_groups[0]["lr"] for step in (agent._actor_step, agent._critic_step)]
+    assert rates == [1e-4, 1e-3]
+    assert (agent._tau, agent._discount, agent._batch, agent._smoothing) == (0.01, 1.0, 64, 0.5)
+    assert len(agent._memory) == 2000
+
+
+def test_every_decision_of_an_episode_is_remembered_with_the_final_reward():
+    found = independent((5, 3, 8))
+    strategy = amc(space(found), (Objective("error"),), layers=found)
+    (proposal,) = strategy.ask(1)
+    strategy.tell([Trial(0, proposal.point, state="done", metrics={"error": 0.3})])
+    remembered = strategy._agent._memory[:3]
+    states, following, actions = remembered[:, :11], remembered[:, 11:22], remembered[:, 22]
+    assert remembered[:, 23] == pytest.approx([-0.3] * 3)
+    assert remembered[:, 24].tolist() == [1, 1, 0]  # nothing follows the last
+    assert np.array_equal(following[:-1], states[1:])
+    assert states[1:, 10] == pytest.approx(actions[:-1])  # the last action is seen
+    assert actions == pytest.approx([1 - proposal.point[f"channels.{at}"] for at in range(3)])
+    # 16 macs are 5 + 3 + 8: what went already, what is still to come
+    assert states[:, 8] == pytest.approx([0, 5 * actions[0] / 16, (5 * actions[0] + 3 * actions[1]) / 16])
+    assert states[:, 9] == pytest.approx([11 / 16, 8 / 16, 0])
