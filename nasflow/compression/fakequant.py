@@ -83,6 +83,60 @@ def simulate(
     return made
 
 
+@dataclass(frozen=True)
+class Rounded:
+    """How a layer rounds: its weights to `steps` (channels,) and grid, its inputs to `step` (1,) and grid. None where
+    they are left alone."""
+
+    steps: Tensor | None
+    weight_grid: Grid | None
+    step: Tensor | None
+    input_grid: Grid | None
+
+
+def roundings(model: nn.Module) -> dict[str, Rounded]:
+    """How the layers of a network made by `simulate` round now, by their names."""
+    found = {}
+    for name, layer in model.named_modules():
+        weights = _of_weights(layer)
+        inputs = layer.get_submodule(INPUT) if isinstance(layer, LAYERS) and hasattr(layer, INPUT) else None
+        assert inputs is None or isinstance(inputs, (Inputs, LSQ, PACT))
+        if weights is None and inputs is None:
+            continue
+        steps = None
+        if isinstance(weights, Weights):
+            steps = weights.steps(layer.get_parameter("parametrizations.weight.original"))
+        elif weights is not None:
+            steps = weights.step.detach()
+        found[name] = Rounded(
+            steps,
+            weights.grid if weights is not None else None,
+            inputs.step.detach() if inputs is not None else None,
+            inputs.grid if inputs is not None else None,
+        )
+    return found
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """A copy of a network made by `simulate` as an ordinary one: the weights rounded for good, the inputs not."""
+    made = copy.deepcopy(model)
+    for layer in made.modules():
+        if (
+            _of_weights(layer) is not None
+        ):  # parametrize.remove_parametrizations would take it from all copies
+            assert isinstance(layer.weight, Tensor)
+            weight = nn.Parameter(layer.weight.detach())
+            layer.__class__ = type(layer).__bases__[0]
+            del layer.parametrizations
+            layer.register_parameter("weight", weight)
+        if isinstance(layer, LAYERS) and hasattr(layer, INPUT):
+            delattr(layer, INPUT)
+            hooks = layer._forward_pre_hooks
+            for key in [key for key, hook in hooks.items() if hook is _round_input]:
+                del hooks[key]
+    return made
+
+
 def channel_axis(layer: nn.Module) -> int:
     """The dimension of a layer's weights along which its output channels are; of a slice's, where it is grouped and
     transposed."""
@@ -103,13 +157,13 @@ class Weights(nn.Module):
         self.grid, self.axis = grid, axis
         self.register_buffer("share", share)
 
-    def step(self, weights: Tensor) -> Tensor:
+    def steps(self, weights: Tensor) -> Tensor:
         """The steps for these weights, (channels,)."""
         top = weights.detach().abs().transpose(0, self.axis).flatten(1).amax(1)
         return (self.share * top / self.grid.high).clamp_min(TINY)
 
     def forward(self, weights: Tensor) -> Tensor:
-        return rounded(weights, along(self.step(weights), weights, self.axis), self.grid)
+        return rounded(weights, along(self.steps(weights), weights, self.axis), self.grid)
 
 
 class Inputs(nn.Module):
@@ -168,6 +222,13 @@ def _for_inputs(seen: Seen, bits: int, method: Method | None, qat: Training | No
 def _round_input(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """What a rounding layer does before it runs."""
     return (layer.get_submodule(INPUT)(given[0]), *given[1:])
+
+
+def _of_weights(layer: nn.Module) -> Weights | LSQ | None:
+    if not (isinstance(layer, LAYERS) and parametrize.is_parametrized(layer, "weight")):
+        return None
+    first = layer.get_submodule("parametrizations.weight.0")
+    return first if isinstance(first, (Weights, LSQ)) else None
 
 
 # ---- which layers, and what they read

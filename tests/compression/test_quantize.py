@@ -8,14 +8,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import SHAPE, Computes, convolution, head, trained
+from networks import SHAPE, Computes, convolution, head, normalised, trained
 from onnx import helper, numpy_helper
 from torch import nn
 from torch.nn import functional
 
 from nasflow import export
 from nasflow.compression import quantize
-from nasflow.compression.quantize import QuantizeError, int8, int8_share, pool_means
+from nasflow.compression.calibrate import METHODS, CalibrationError
+from nasflow.compression.quantize import QuantizeError, Scale, int8, int8_share, pool_means, unavailable
 
 torch.set_num_threads(1)
 
@@ -60,7 +61,8 @@ def optimised(file: Path, tmp_path: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node)
 
 
-def test_the_quantised_network_answers_like_the_network(fp32, quantised):
+def test_the_quantised_network_answers_like_the_network(fp32, tmp_path):
+    quantised = int8(fp32, DATA, tmp_path / "int8.onnx", reduce_range=True)  # right on every processor
     fresh = np.random.default_rng(1).normal(size=(200, *SHAPE)).astype(np.float32)
     before, after = export.predict(fp32, fresh), export.predict(quantised, fresh)
     assert (before.argmax(1) == after.argmax(1)).mean() > 0.95
@@ -99,10 +101,10 @@ def test_one_linear_layer_errs_within_the_bound_of_its_roundings(tmp_path):
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
     export.to_onnx(layer, SHAPE, tmp_path / "fp32.onnx")
-    int8(tmp_path / "fp32.onnx", DATA, tmp_path / "int8.onnx")
+    int8(tmp_path / "fp32.onnx", DATA, tmp_path / "int8.onnx", reduce_range=True)
     scales = [np.abs(DATA.max() - DATA.min()) / 255]
     weight = layer[1].weight.detach().numpy()
-    scales.append(np.abs(weight).max(1) / 127)
+    scales.append(np.abs(weight).max(1) / 64)
     answers = export.predict(tmp_path / "fp32.onnx", DATA)
     scales.append((answers.max() - answers.min()) / 255)
     x, (sx, sw, sy) = np.abs(DATA.reshape(-1, 192)), scales
@@ -237,3 +239,76 @@ def test_layers_left_in_floats_lower_the_share(tmp_path, monkeypatch):
     export.to_onnx(model, SHAPE, tmp_path / "fp32.onnx")
     monkeypatch.setattr(quantize, "INTEGER", ["Conv"])
     assert int8_share(int8(tmp_path / "fp32.onnx", DATA, tmp_path / "int8.onnx")) == 2 / 3
+
+
+def test_every_calibration_gives_another_file_that_runs_in_integers(fp32, quantised, tmp_path):
+    before = export.predict(fp32, DATA)
+    errors = {}
+    for method in METHODS:
+        file = int8(fp32, DATA, tmp_path / f"{method}.onnx", method=method)
+        assert int8_share(file) == 1
+        errors[method] = float(np.square(export.predict(file, DATA) - before).mean() / before.var())
+    assert len(set(errors.values())) == len(METHODS)
+    assert max(errors.values()) < 0.1
+    assert (tmp_path / "minmax.onnx").read_bytes() == quantised.read_bytes()
+    with pytest.raises(CalibrationError, match="'kl'"):
+        int8(fp32, DATA, tmp_path / "kl.onnx", method="kl")
+
+
+def test_outliers_cost_less_where_they_are_cut_off(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    export.to_onnx(model, SHAPE, tmp_path / "fp32.onnx")
+    wild = DATA.copy()
+    wild[0, 0, 0, 0] = 1000
+    before = export.predict(tmp_path / "fp32.onnx", DATA[1:])
+    errors = [
+        np.abs(
+            export.predict(int8(tmp_path / "fp32.onnx", wild, tmp_path / "int8.onnx", method=m), DATA[1:])
+            - before
+        )
+        for m in ("minmax", "percentile")
+    ]
+    assert errors[1].mean() < 0.6 * errors[0].mean()
+
+
+def test_known_scales_are_written_as_they_are(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.Flatten())
+    export.to_onnx(model, SHAPE, tmp_path / "fp32.onnx")
+    first = next(
+        node for node in quantize.prepared(tmp_path / "fp32.onnx").graph.node if node.op_type == "Conv"
+    )
+    scales = {first.input[0]: Scale((0.125,), 100), first.input[1]: Scale((0.25, 0.5), axis=0)}
+    made = onnx.load(int8(tmp_path / "fp32.onnx", DATA, tmp_path / "int8.onnx", scales=scales))
+    tensors = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
+    found = [
+        tensors[node.input[1]].tolist() for node in made.graph.node if node.op_type == "DequantizeLinear"
+    ]
+    assert 0.125 in found
+    assert [0.25, 0.5] in found
+    zeros = [tensors[node.input[2]].tolist() for node in made.graph.node if node.op_type == "QuantizeLinear"]
+    assert 100 in zeros
+
+
+def test_networks_with_attention_are_quantised(tmp_path):
+    export.to_onnx(trained(normalised), SHAPE, tmp_path / "fp32.onnx")
+    assert int8_share(int8(tmp_path / "fp32.onnx", DATA, tmp_path / "int8.onnx")) == 1
+
+
+def test_precisions_are_tried_and_the_reason_is_told():
+    assert unavailable("fp32") == ""
+    for precision in ("bf16", "int8"):
+        reason = unavailable(precision)
+        assert reason == "" or precision in reason
+    with pytest.raises(QuantizeError, match="fp32, bf16, int8, got 'fp16'"):
+        unavailable("fp16")
+
+
+def test_a_runtime_that_refuses_a_precision_is_quoted(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise RuntimeError("NOT_IMPLEMENTED: Conv\nmore")
+
+    monkeypatch.setattr(quantize, "_session", refuse)
+    assert (
+        unavailable("bf16")
+        == "ONNX Runtime has no bf16 convolution for this processor: NOT_IMPLEMENTED: Conv"
+    )
