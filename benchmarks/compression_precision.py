@@ -91,6 +91,8 @@ def main() -> None:
     measured = given.out / "executable.json"
     if "executable" in given.parts:
         known(measured, partial(executable, task, given.device, given.out / "files"))
+    if {row["method"] for row in rows} < set(METHODS):
+        return  # some methods alone: kept for the table, which needs all
     table(task, rows, read_json(measured)["rows"] if measured.exists() else [], given)
 
 
