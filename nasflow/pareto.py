@@ -46,6 +46,16 @@ def normalised(losses: ArrayLike) -> Losses:
     return scaled
 
 
+def places(losses: ArrayLike, among: ArrayLike | None = None) -> Losses:
+    """Each loss as its place among those of its objective in `among` (points, objectives), from 0 for the least to 1
+    for the largest; by default among `losses` themselves. Equal losses share a place, which does not count twice."""
+    points = _as_points(losses)
+    others = points if among is None else _as_points(among)
+    different = [np.unique(values) for values in others.T]
+    columns = [np.searchsorted(d, p) / max(1, len(d) - 1) for d, p in zip(different, points.T, strict=True)]
+    return np.stack(columns, axis=1)
+
+
 def knee(losses: ArrayLike) -> int:
     """Index of the point of a front nearest to its ideal corner after scaling each objective to [0, 1]:
     the compromise past which gaining in one objective costs more in the others."""

@@ -79,6 +79,12 @@ def test_the_knee_does_not_depend_on_units(points, unit):
     assert pareto.knee(scaled) == knee
 
 
+def test_places_are_from_0_for_the_least_to_1_for_the_largest():
+    losses = np.array([(3.0, 5.0), (1.0, 5.0), (1000.0, 5.0), (1.0, 5.0)])
+    assert pareto.places(losses).tolist() == [[0.5, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
+    assert pareto.places(losses[:1], np.vstack([losses, [(2.0, 4.0)]])).tolist() == [[2 / 3, 1.0]]
+
+
 def test_the_knee_is_the_bend():
     assert pareto.knee([[0.0, 1.0], [0.1, 0.15], [1.0, 0.0]]) == 1
     assert pareto.knee([[3.0, 3.0]]) == 0

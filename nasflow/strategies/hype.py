@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nasflow import pareto
 from nasflow.space import Space
-from nasflow.strategies.population import Evolution, Numbers
+from nasflow.strategies.population import Evolution, Numbers, Scale
 from nasflow.study import Objective
 
 REFERENCE = 1.1
@@ -24,12 +24,16 @@ def hype(
     seed: int = 0,
     population: int = 20,
     samples: int = SAMPLES,
+    scale: Scale = "places",
 ) -> Evolution:
     """HypE (Bader and Zitzler, Evolutionary Computation 2011): parents by the expected share in the hypervolume that is
     lost with them, survivors by what the last front loses with them.
 
-    Losses are scaled to the members' extent and the reference lies a tenth beyond it. Volumes are exact while the
-    coordinates of the points cut the space into at most `samples` cells, else from as many random positions.
+    Losses count by their place among all that were seen, which makes it the hypervolume weighted by how many networks
+    lie there (Zitzler, Brockhoff and Thiele, EMO 2007): the cheapest networks err so much that by value (`scale`)
+    everything useful is a corner of the volume. Either is scaled to the members' extent and the reference lies a tenth
+    beyond it. Volumes are exact while the coordinates of the points cut the space into at most `samples` cells, else
+    from as many random positions.
     """
     return Evolution(
         space,
@@ -38,6 +42,7 @@ def hype(
         population,
         functools.partial(fitness, samples=samples),
         functools.partial(worst, samples=samples),
+        scale,
     )
 
 

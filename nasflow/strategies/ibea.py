@@ -9,7 +9,7 @@ import numpy as np
 
 from nasflow import pareto
 from nasflow.space import Space
-from nasflow.strategies.population import Evolution, Numbers
+from nasflow.strategies.population import Evolution, Numbers, Scale
 from nasflow.study import Objective
 
 KAPPA = 0.05
@@ -22,13 +22,18 @@ def ibea(
     seed: int = 0,
     population: int = 20,
     kappa: float = KAPPA,
+    scale: Scale = "places",
 ) -> Evolution:
     """IBEA with the additive epsilon indicator (Zitzler and Künzli, PPSN 2004), its adaptive version: losses are
     scaled to the members' extent and indicators by their largest. A small `kappa` lets domination decide almost alone.
 
-    Both scales are found anew after each member that is dropped; the paper keeps them for a generation.
+    Losses count by their place among all that were seen, where the paper's count by value (`scale`): the cheapest
+    networks err so much that by value the useful ones are all the same. Both scales are found anew after each member
+    that is dropped; the paper keeps them for a generation.
     """
-    return Evolution(space, objectives, seed, population, functools.partial(fitness, kappa=kappa))
+    return Evolution(
+        space, objectives, seed, population, functools.partial(fitness, kappa=kappa), scale=scale
+    )
 
 
 def fitness(losses: pareto.Losses, kappa: float = KAPPA) -> Numbers:

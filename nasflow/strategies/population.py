@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nasflow import pareto
+from nasflow.errors import NasflowError
 from nasflow.pareto import Losses
 from nasflow.space import Point, Scalar, Space
 from nasflow.study import Objective, Proposal, Trial
@@ -22,6 +25,11 @@ Fitness = Callable[[Losses], Numbers]
 """Losses (points, objectives) of points within all limits to one number each, lower is better."""
 Worst = Callable[[Losses, int], int]
 """The index of the point to drop next, of losses (points, objectives) that are `int` points too many."""
+Scale = Literal["places", "values"]
+
+
+class ScaleError(NasflowError, ValueError):
+    """A scale of losses that there is not."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,9 @@ class Evolution:
     are told, the members that are too many are dropped one by one: the one that oversteps limits most, or else the
     `worst`, which is the least fit unless something else is said. How many children share their parents is decided
     by who asks: one in a search without batches (steady state), a generation if batches are as large as that.
+
+    With the scale "places" both are told each loss as its place among all that were seen, 0 the best and 1 the worst,
+    instead of its value.
     """
 
     def __init__(
@@ -114,12 +125,17 @@ class Evolution:
         population: int,
         fitness: Fitness,
         worst: Worst | None = None,
+        scale: Scale = "values",
     ) -> None:
+        if scale not in ("places", "values"):
+            raise ScaleError(f"scale: expected places or values, got {scale!r}")
         self.members: list[Member] = []
         self._space, self._objectives, self._population = space, objectives, population
         self._fitness = fitness
         self._worst = worst or (lambda losses, surplus: int(fitness(losses).argmax()))
+        self._scale = scale
         self._unseen = Unseen(space, seed)
+        self._seen: list[tuple[float, ...]] = []  # losses of all that were members
         self._judged = np.zeros(0)
 
     def ask(self, count: int) -> list[Proposal]:
@@ -127,10 +143,12 @@ class Evolution:
 
     def tell(self, trials: Sequence[Trial]) -> None:
         self._unseen.note(trials)
-        self.members += members(trials, self._objectives)
+        new = members(trials, self._objectives)
+        self.members += new
+        self._seen += [member.losses for member in new if not member.violation]
         while len(self.members) > self._population:
             del self.members[self._least()]
-        self._judged = constrained(self.members, self._fitness)
+        self._judged = constrained(self.members, lambda losses: self._fitness(self._scaled(losses)))
 
     def _draw(self, rng: np.random.Generator) -> Point:
         if self._unseen.asked < self._population or not self.members:
@@ -146,4 +164,7 @@ class Evolution:
         if violations.any():
             return int(violations.argmax())
         losses = np.array([member.losses for member in self.members])
-        return self._worst(losses, len(losses) - self._population)
+        return self._worst(self._scaled(losses), len(losses) - self._population)
+
+    def _scaled(self, losses: Losses) -> Losses:
+        return losses if self._scale == "values" else pareto.places(losses, np.array(self._seen))

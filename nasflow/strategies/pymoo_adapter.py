@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,8 @@ class PymooAlgorithm:
     constraints, and to have failed is one more, so that nothing depends on losses that nobody knows; where they
     have to be numbers, they are the worst seen. An algorithm that minds no constraints (`constrained=False`) is told
     a loss worse than anything real instead, the worse the further the limits are overstepped. Losses are scaled,
-    since some algorithms measure angles between them before they know their extent.
+    since some algorithms measure angles between them before they know their extent: by the extent of the first
+    generation, or with `by_place` so that its members lie evenly (`Places`), for those to which angles are everything.
 
     What was told once is not asked again: where pymoo breeds a known point again, it is answered from memory. The
     search ends when fifty generations hold nothing new.
@@ -50,6 +52,7 @@ class PymooAlgorithm:
         *,
         constrained: bool = True,
         termination: Any = None,
+        by_place: bool = False,
     ) -> None:
         self._space = space
         self._optimised = [objective for objective in objectives if objective.optimise]
@@ -72,7 +75,8 @@ class PymooAlgorithm:
         self._open: list[str] = []  # those that were asked for and not told yet
         self._memory: dict[str, Trial] = {}
         self._worst = np.zeros(len(self._optimised))  # losses, scaled
-        self._scale: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._scaling: type[Extent | Places] = Places if by_place else Extent
+        self._scales: list[Extent | Places] | None = None
 
     def ask(self, count: int) -> list[Proposal]:
         """The next members of this generation; none while its last ones are not told yet."""
@@ -144,15 +148,14 @@ class PymooAlgorithm:
         return np.array([position(p) for p in self._space.parameters])
 
     def _losses(self, trials: Sequence[Trial]) -> NDArray[np.float64]:
-        """Array (trials, objectives), scaled by the extent of the first generation of which anything is known."""
+        """Array (trials, objectives), scaled by the first generation of which anything is known."""
         rows = [[o.loss(t.metrics) if _knows(t, o) else np.nan for o in self._optimised] for t in trials]
         losses = np.array(rows, dtype=float)
-        worst = np.fmax.reduce(losses, axis=0)
-        if self._scale is None and np.isfinite(worst).all():
-            best = np.fmin.reduce(losses, axis=0)
-            self._scale = best, np.where(worst > best, worst - best, 1.0)
-        if self._scale is not None:
-            losses = (losses - self._scale[0]) / self._scale[1]
+        if self._scales is None and np.isfinite(np.fmax.reduce(losses, axis=0)).all():
+            self._scales = [self._scaling.of(values) for values in losses.T]
+        if self._scales is not None:
+            scaled = [scale(values) for scale, values in zip(self._scales, losses.T, strict=True)]
+            losses = np.column_stack(scaled)
             self._worst = np.fmax(self._worst, np.fmax.reduce(losses, axis=0))
         return np.where(np.isnan(losses), self._worst, losses)
 
@@ -162,6 +165,48 @@ class PymooAlgorithm:
         silent = [any(not _knows(trial, o) for o in self._optimised) for trial in trials]
         failed = [FAILED * (lacks and not any(over)) for lacks, over in zip(silent, limits, strict=True)]
         return np.column_stack([np.array(limits).reshape(len(trials), -1), failed])
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Scales losses so that the best of some was 0 and the worst 1."""
+
+    best: float
+    span: float
+
+    @classmethod
+    def of(cls, losses: NDArray[np.float64]) -> Extent:
+        best, worst = float(np.nanmin(losses)), float(np.nanmax(losses))
+        return cls(best, worst - best if worst > best else 1.0)
+
+    def __call__(self, losses: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (losses - self.best) / self.span
+
+
+@dataclass(frozen=True)
+class Places:
+    """Scales losses so that some lay evenly between 0 and 1; between two of them it is linear, and beyond the best and
+    the worst as steep as in that half. By their extent, a few networks that learned nothing would put all the others
+    in one direction as seen from the ideal."""
+
+    known: NDArray[np.float64]  # different losses, ascending
+
+    @classmethod
+    def of(cls, losses: NDArray[np.float64]) -> Places:
+        return cls(np.unique(losses[np.isfinite(losses)]))
+
+    def __call__(self, losses: NDArray[np.float64]) -> NDArray[np.float64]:
+        count = len(self.known)
+        if count == 1:
+            return np.asarray(losses - self.known[0], dtype=float)
+        low, middle, high = self.known[[0, count // 2, -1]]
+        half = (count // 2) / (count - 1)
+        below = (losses - low) * half / (middle - low)
+        above = 1.0 + (losses - high) * (
+            (1.0 - half) / (high - middle) if high > middle else half / (high - low)
+        )
+        within = np.interp(losses, self.known, np.linspace(0.0, 1.0, count))
+        return np.where(losses < low, below, np.where(losses > high, above, within))
 
 
 def _knows(trial: Trial, objective: Objective) -> bool:

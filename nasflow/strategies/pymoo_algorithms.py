@@ -95,13 +95,14 @@ def rvea(
     """RVEA (Cheng et al., IEEE TEC 2016): one survivor for each of at least `population` directions, by a distance
     to the ideal that minds the angle the more, the nearer the search is to its end after `generations`.
 
-    A longer search goes on, with more and more weight on the angle.
+    A longer search goes on, with more and more weight on the angle. Losses count by their place among the first
+    generation: by value all useful networks lie in few directions, and one of each survives.
     """
     if _count(objectives) == 1:
         return _genetic(space, objectives, seed, population)
     algorithm = RVEA(directions(population, _count(objectives)), **_operators(space))
     end = MaximumGenerationTermination(generations)
-    return PymooAlgorithm(space, objectives, algorithm, seed, termination=end)
+    return PymooAlgorithm(space, objectives, algorithm, seed, termination=end, by_place=True)
 
 
 def smsemoa(

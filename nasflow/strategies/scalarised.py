@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nasflow import scalarise
-from nasflow.pareto import Losses
-from nasflow.scalarise import AUGMENTATION, PENALTY
+from nasflow.pareto import Losses, places
+from nasflow.scalarise import AUGMENTATION
 from nasflow.space import Point, Space
 from nasflow.strategies.population import Member, Numbers, Unseen, child, constrained, members
 from nasflow.study import Objective, Proposal, Trial
@@ -58,12 +58,6 @@ class Scalarised:
         return child(self._space, one, other, rng)
 
 
-def places(losses: Losses) -> Losses:
-    """Each loss as its place among those of its objective, from 0 for the least to 1 for the largest."""
-    columns = [np.unique(values, return_inverse=True)[1] for values in losses.T]
-    return np.stack([place / max(1, place.max()) for place in columns], axis=1)
-
-
 def weighted_sum(
     space: Space, objectives: Sequence[Objective], *, seed: int = 0, start: int = 10, parents: int = 2
 ) -> Scalarised:
@@ -93,7 +87,11 @@ def pbi(
     seed: int = 0,
     start: int = 10,
     parents: int = 2,
-    theta: float = PENALTY,
+    theta: float = 1.0,
 ) -> Scalarised:
-    """Evolution by penalised boundary intersection (Zhang and Li, IEEE TEC 2007)."""
+    """Evolution by penalised boundary intersection (Zhang and Li, IEEE TEC 2007).
+
+    The paper's penalty `theta` is 5, for populations in which a point stands for each direction. Here the best of all
+    are parents, and so large a penalty makes parents of dominated points, only because they lie in the direction.
+    """
     return Scalarised(space, objectives, seed, start, parents, functools.partial(scalarise.pbi, theta=theta))

@@ -9,7 +9,7 @@ from nasflow.strategies.hype import hype
 from nasflow.strategies.ibea import ibea
 from nasflow.strategies.local_search import local_search
 from nasflow.strategies.nsga2 import nsga2
-from nasflow.strategies.population import Unseen, child, members
+from nasflow.strategies.population import ScaleError, Unseen, child, members
 from nasflow.strategies.scalarised import pbi, tchebycheff, weighted_sum
 from nasflow.study import Objective, Trial
 from nasflow.testing import joint, networks
@@ -108,6 +108,33 @@ def test_members_within_limits_push_out_those_that_overstep_them_most(make):
     assert [member.violation for member in strategy.members] == [1.0, 0.0, 0.0]
     strategy.tell([told(5, asked[5], "failed", flops=10.0)])
     assert len(strategy.members) == 3
+
+
+@pytest.mark.parametrize("make", [ibea, hype])
+def test_by_place_any_rising_function_of_a_loss_gives_the_same_search(make):
+    """So networks that learned nothing do not squeeze all others into a corner, as they do by value."""
+    toy = networks()
+
+    def searched(scale, bend):
+        strategy, points = make(toy.space, TWO, population=6, scale=scale), []
+        for number in range(40):
+            (proposal,) = strategy.ask(1)
+            points.append(proposal.point)
+            metrics = toy.metrics(proposal.point)
+            bent = {**metrics, "error": bend(metrics["error"])}
+            strategy.tell([told(number, proposal.point, **bent)])
+        return points
+
+    def steep(error):
+        return float(np.exp(30.0 * error))
+
+    assert searched("places", steep) == searched("places", float)
+    assert searched("values", steep) != searched("values", float)
+
+
+def test_a_scale_that_there_is_not_is_refused():
+    with pytest.raises(ScaleError, match="expected places or values, got 'ranks'"):
+        ibea(networks().space, TWO, scale="ranks")
 
 
 @pytest.mark.parametrize("make", MAKES)

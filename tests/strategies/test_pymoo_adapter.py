@@ -8,7 +8,7 @@ from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 
 from nasflow.space import Choice, Real, Space
-from nasflow.strategies.pymoo_adapter import FAILED, PENALTY, Crossover, Mutation
+from nasflow.strategies.pymoo_adapter import FAILED, PENALTY, Crossover, Mutation, Places
 from nasflow.strategies.pymoo_algorithms import moead, nsga2, nsga3
 from nasflow.study import Objective, Trial
 from nasflow.testing import networks
@@ -87,6 +87,18 @@ def test_losses_are_scaled_and_what_is_not_known_is_the_worst_seen():
     losses, violations = told_of_four_ends(nsga2, TWO)
     assert losses == pytest.approx(np.array([[1.0, 100 / 350], [1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
     assert violations.tolist() == [[0.0], [FAILED], [FAILED], [0.0]]
+
+
+def test_by_place_a_first_generation_lies_evenly_and_all_else_in_its_order():
+    scale = Places.of(np.array([90.0, 2.0, np.nan, 4.0, 3.0, 3.0]))
+    assert scale(np.array([2.0, 3.0, 4.0, 90.0])) == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    assert scale(np.array([1.0, 3.5, 133.0])) == pytest.approx([-1 / 3, 0.5, 1.0 + 43 / 86 / 3])
+    assert np.isnan(scale(np.array([np.nan]))).all()
+    rising = scale(np.linspace(-50.0, 200.0, 999))
+    assert (np.diff(rising) > 0).all()
+    assert Places.of(np.array([5.0]))(np.array([5.0, 7.0])).tolist() == [0.0, 2.0]
+    two = Places.of(np.array([5.0, 6.0]))(np.array([4.0, 5.0, 6.0, 8.0]))
+    assert two == pytest.approx([-1.0, 0.0, 1.0, 3.0])
 
 
 def test_limits_and_failures_are_constraints():

@@ -2,16 +2,11 @@
 
 import numpy as np
 
-from nasflow.strategies.scalarised import places, tchebycheff, weighted_sum
+from nasflow.strategies.scalarised import tchebycheff, weighted_sum
 from nasflow.study import Objective, Trial
 from nasflow.testing import networks
 
 TWO = (Objective("error"), Objective("flops"))
-
-
-def test_places_are_from_0_for_the_least_to_1_for_the_largest():
-    losses = np.array([(3.0, 5.0), (1.0, 5.0), (1000.0, 5.0), (1.0, 5.0)])
-    assert places(losses).tolist() == [[0.5, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0]]
 
 
 def test_with_one_objective_parents_are_the_best_of_all():
