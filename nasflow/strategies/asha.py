@@ -12,8 +12,8 @@ from nasflow.space import Point, Space
 from nasflow.strategies.rungs import Draw, FidelityError, Fresh, Rungs, share, uniform
 from nasflow.study import Objective, Proposal, Trial
 
-RANDOM_FIRST = 10  # points that are drawn at random before some are made from the best
-PARENTS = 0.2  # share of the bottom rung that new points are made from
+RANDOM_FIRST = 10  # points that stand on a rung before new ones are made from its best
+PARENTS = 0.2  # share of a rung that new points are made from
 
 
 class Asha:
@@ -89,17 +89,17 @@ def mo_asha(
     seed: int = 0,
     fidelities: Sequence[float] = (1 / 9, 1 / 3, 1.0),
     eta: float | None = None,
-    rungs: int = 2,
+    rungs: int = 3,
     sampler: Literal["evolution", "random"] = "evolution",
 ) -> Asha:
     """ASHA for several objectives: a rung is ordered by non-dominated sorting and, within a front, by what each
     point adds to its hypervolume.
 
     The idea of sorting rungs by fronts is that of Schmucker et al. (2021, arXiv:2106.12639), who order within
-    a front otherwise. Three more things are not of ASHA, and each can be set back: only the shortest and the full
-    training are used (`rungs` of the fidelities); without `eta`, one in as many is promoted as the training is
-    longer, so that all rungs cost the same; and new points are children of the best at the bottom
-    (`sampler="evolution"`). With all of them set back and one objective it is `asha`.
+    a front otherwise. Three more things are not of ASHA, and each can be set back: at most the shortest, the full and
+    one training between are used (`rungs` of the fidelities); without `eta`, one in as many is promoted as the training
+    is longer, so that all rungs cost the same; and new points are children of the best of the longest trainings of
+    which there are some (`sampler="evolution"`). With all of them set back and one objective it is `asha`.
     """
     if rungs < 1:
         raise FidelityError(f"mo-asha: expected at least one rung, got {rungs}")
@@ -113,12 +113,14 @@ def mo_asha(
 
 
 def evolution(space: Space) -> Draw:
-    """Children of the best at the bottom rung: one parent or a cross of two, one parameter changed."""
+    """Children of the best on the highest rung that has some points, since short trainings foretell little: one parent
+    or a cross of two, one parameter changed."""
 
     def draw(rungs: Rungs, rng: np.random.Generator) -> Point:
-        told, best = rungs.told(0), rungs.ranked(0)
-        if len(best) < RANDOM_FIRST:
+        enough = [rung for rung in range(rungs.top + 1) if len(rungs.told(rung)) >= RANDOM_FIRST]
+        if not enough:
             return space.sample(rng)
+        told, best = rungs.told(enough[-1]), rungs.ranked(enough[-1])
         parents = max(2, int(PARENTS * len(best)))
 
         def parent() -> Point:

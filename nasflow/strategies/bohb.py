@@ -151,7 +151,8 @@ def bohb(
     64 samples are drawn from the density of the good, three times as wide. Ordered choices count as numbers. For
     options without order the bandwidth follows from how often two points differ, where HpBandSter takes the
     standard deviation of the options' numbers, which depends on how they are numbered. With several objectives
-    "better" is the order of `rungs.best_first`; over a limit or failed is worst.
+    "better" is the order of `rungs.best_first`, and who was left behind by an earlier bracket may still climb; over a
+    limit or failed is worst.
     """
     if not 0 <= random_fraction <= 1:
         raise FidelityError(f"random_fraction: expected 0 to 1, got {random_fraction}")

@@ -44,7 +44,8 @@ def hyperband(
 ) -> Halving:
     """Hyperband (Li et al., JMLR 2018), with the `table` of brackets of the article or of the code (ICLR 2017).
 
-    A point that goes on is trained anew. With several objectives "better" is the order of `rungs.best_first`.
+    A point that goes on is trained anew. With several objectives "better" is the order of `rungs.best_first`, and who
+    was left behind by an earlier bracket may still climb.
     """
     rungs = Rungs(space, objectives, fidelities)
     return Halving(space, rungs, brackets(rungs.top + 1, eta, table), seed, uniform(space))

@@ -17,16 +17,18 @@ FEWEST_BLOCKS = 2  # results of each racer before the first test
 
 
 def survivors(ranks: NDArray[np.float64], alpha: float, least: int) -> list[int]:
-    """Rows of `ranks` (racers, blocks; 0 is best in a block) that stay, the best first.
+    """Rows of `ranks` (racers, blocks; 0 is best in a block, and some may be alike) that stay, the best first.
 
     If the Friedman test at `alpha` finds a difference, all go whose sum of ranks is further from the best than
     Conover's comparison (1999) allows, but `least` stay.
     """
     count, blocks = ranks.shape
+    if count <= max(2, least) or blocks < FEWEST_BLOCKS or (ranks == ranks[0]).all():
+        return [int(i) for i in np.argsort(ranks.sum(axis=1), kind="stable")]
     own = stats.rankdata(ranks, axis=0)
     sums = own.sum(axis=1)
     order = [int(i) for i in np.argsort(sums, kind="stable")]
-    if count <= max(2, least) or blocks < FEWEST_BLOCKS or stats.friedmanchisquare(*ranks).pvalue >= alpha:
+    if stats.friedmanchisquare(*ranks).pvalue >= alpha:
         return order
     freedom = (blocks - 1) * (count - 1)
     spread = max(0.0, blocks * float((own**2).sum()) - float((sums**2).sum()))
@@ -103,13 +105,17 @@ class Racing:
         self._racers = {self._space.key(point): point for point in self._elite}
 
     def _survivors(self) -> list[Point]:
-        """Those that go on from the present rung, the best first; who failed does not."""
-        told = [self._rungs.told(rung) for rung in range(self._rung + 1)]
-        racers = [key for key in self._running() if all(key in block for block in told)]
-        placed = [{key: place for place, key in enumerate(self._rungs.ranked(r))} for r in range(len(told))]
-        ranks = np.array([[placed[r][key] for r in range(len(told))] for key in racers], dtype=float)
-        ranks = ranks.reshape(len(racers), len(told))
-        return [self._racers[racers[i]] for i in survivors(ranks, self._alpha, self._least)]
+        """Those that go on from the present rung, the best there first; who failed does not."""
+        blocks = range(self._rung + 1)
+        running = self._running()
+        racers = [
+            key
+            for key in self._rungs.ranked(self._rung)
+            if key in running and all(key in self._rungs.told(block) for block in blocks)
+        ]
+        ranks = np.array([self._rungs.levels(block, racers) for block in blocks], dtype=float).T
+        stay = survivors(ranks, self._alpha, self._least)
+        return [running[racers[i]] for i in sorted(stay)]
 
     def _running(self) -> dict[str, Point]:
         """The racers that were trained for the present rung and did not fail."""
@@ -143,8 +149,9 @@ def racing(
 
     The great difference: irace races over many instances of a problem, and a training has none, so the blocks
     are trainings of rising length, few and not independent; the test comes after two of them, and how many
-    survive and start are settings instead of formulas. With several objectives the rank in a block is the place
-    in the order of `rungs.best_first`.
+    survive and start are settings instead of formulas. With several objectives the rank in a block is the number of
+    the front among the racers, so that nobody is dropped for one who is better in one objective and worse in another,
+    which in a total order ends with the like of one network.
     """
     if not (size >= 2 and 1 <= least <= size and 0 < alpha < 1):
         raise FidelityError(

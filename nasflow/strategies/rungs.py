@@ -20,9 +20,7 @@ from nasflow.space import Point, Space
 from nasflow.study import Objective, Proposal, Trial
 
 REDRAWS = 30
-CORNER = (
-    1.1  # the reference of hypervolumes, with each objective scaled to [0, 1] over those that are compared
-)
+CORNER = 1.1  # the reference of hypervolumes, with the places of those that are compared from 0 to 1
 EXACT = 4  # objectives up to which hypervolumes are computed; beyond they are estimated
 SAMPLES = 4096
 SAME = 1e-6  # fidelities nearer than this are one
@@ -38,22 +36,38 @@ def best_first(trials: Sequence[Trial], objectives: Sequence[Objective]) -> list
     Those that keep every limit come first, front after front (non-dominated sorting), and within a front by
     what each adds to its hypervolume; for one objective that is the order of losses. Then those over a limit,
     the least so first; last those that failed. Ties stay in the order given.
+
+    Hypervolumes are of the losses' places among all that keep the limits: the cheapest networks err so much that by
+    value a front's useless end would climb first.
     """
-    done = [i for i, trial in enumerate(trials) if trial.state == "done"]
-    violations = {i: sum(o.violation(trials[i].metrics) for o in objectives) for i in done}
-    inside = [i for i in done if not violations[i]]
-    optimised = [o for o in objectives if o.optimise]
-    losses = np.array([[o.loss(trials[i].metrics) for o in optimised] for i in inside])
-    losses = losses.reshape(len(inside), len(optimised))
-    fronts, worth = pareto.ranks(losses), np.zeros(len(inside))
-    if len(optimised) > 1 and inside:
-        scaled = pareto.normalised(losses)
+    level, worth = levels(trials, objectives), np.zeros(len(trials))
+    inside = [i for i in range(len(trials)) if level[i] < len(trials)]
+    if inside and sum(objective.optimise for objective in objectives) > 1:
+        scaled = pareto.places(_losses([trials[i] for i in inside], objectives))
+        fronts = level[inside]
         for front in range(fronts.max() + 1):
             members = fronts == front
-            worth[members] = contributions(scaled[members])
-    ranked = [inside[i] for i in np.lexsort((-worth, fronts))]
-    over = sorted((i for i in done if violations[i]), key=lambda i: violations[i])
-    return ranked + over + [i for i, trial in enumerate(trials) if trial.state != "done"]
+            worth[np.array(inside)[members]] = contributions(scaled[members])
+    return [int(i) for i in np.lexsort((-worth, level))]
+
+
+def levels(trials: Sequence[Trial], objectives: Sequence[Objective]) -> NDArray[np.int64]:
+    """Array (trials,): of those that keep every limit the number of the front, 0 the best; larger ones, at least as
+    large as there are trials, for those over a limit, the least so first, and the largest for those that failed."""
+    over = [
+        sum(o.violation(trial.metrics) for o in objectives) if trial.state == "done" else np.inf
+        for trial in trials
+    ]
+    level = np.asarray(len(trials) + np.unique(over, return_inverse=True)[1], dtype=np.int64)
+    inside = [i for i, violation in enumerate(over) if not violation]
+    level[inside] = pareto.ranks(_losses([trials[i] for i in inside], objectives))
+    return level
+
+
+def _losses(trials: Sequence[Trial], objectives: Sequence[Objective]) -> pareto.Losses:
+    optimised = [objective for objective in objectives if objective.optimise]
+    losses = np.array([[o.loss(trial.metrics) for o in optimised] for trial in trials], dtype=float)
+    return losses.reshape(len(trials), len(optimised))
 
 
 def contributions(front: pareto.Losses) -> NDArray[np.float64]:
@@ -81,6 +95,7 @@ class Rungs:
                 f"fidelities: expected rising shares of a full training above 0, the last 1, got {list(fidelities)}"
             )
         self.fidelities = tuple(fidelities)
+        self.several = sum(objective.optimise for objective in objectives) > 1
         self._space = space
         self._objectives = objectives
         self._told: list[dict[str, Trial]] = [{} for _ in fidelities]
@@ -122,6 +137,10 @@ class Rungs:
             order = [keys[i] for i in best_first(list(self._told[rung].values()), self._objectives)]
             self._orders[rung] = order
         return order
+
+    def levels(self, rung: int, keys: Sequence[str]) -> NDArray[np.int64]:
+        """How good each of some points on a rung is among them (`levels`), lower is better."""
+        return levels([self._told[rung][key] for key in keys], self._objectives)
 
     def waiting(self, rung: int, among: int | None = None) -> Trial | None:
         """The best on `rung` (of its first `among`) that did not fail and was not asked for on the next one yet."""

@@ -32,9 +32,10 @@ def check_eta(eta: float) -> None:
 class Halving:
     """Brackets one after the other, over and over; a step up begins when all of the step before are trained.
 
-    Refused points take no place in a bracket. Its members are ranked among all that were ever trained as long,
-    which changes nothing for one objective, and with several keeps later brackets from sending up the like of what
-    earlier ones did. When the space has no new points, those that wait climb, the best first.
+    Refused points take no place in a bracket. With one objective the best of its members climb, as published. With
+    several it is the best of all that ever reached the step and did not climb: a bracket sends up one or few, of which
+    none may be of use to the front while another left two behind that are. When the space has no new points, those
+    that wait climb, the best first.
     """
 
     def __init__(
@@ -85,15 +86,20 @@ class Halving:
 
     def _climb(self) -> None:
         """Go one step up with the best, or on to the next bracket."""
-        best = [key for key in self._rungs.ranked(self._rung) if key in self._trained()]
-        told = self._rungs.told(self._rung)
-        able = [key for key in best if told[key].state == "done"]
-        if self._step + 1 < len(self._bracket.sizes) and able:
+        able = self._able() if self._step + 1 < len(self._bracket.sizes) else []
+        if able:
+            told = self._rungs.told(self._rung)
             self._step += 1
             self._members = able[: self._bracket.sizes[self._step]]
             self._climbing = [told[key].point for key in reversed(self._members)]
         else:
             self._begun, self._step, self._members = self._begun + 1, 0, []
+
+    def _able(self) -> list[str]:
+        """Who may climb from the present step, the best first."""
+        told = self._rungs.told(self._rung)
+        among = told.keys() - self._rungs.asked(self._rung + 1) if self._rungs.several else self._trained()
+        return [key for key in self._rungs.ranked(self._rung) if key in among and told[key].state == "done"]
 
     @property
     def _bracket(self) -> Bracket:
@@ -119,7 +125,8 @@ def successive_halving(
     """Successive halving (Jamieson and Talwalkar, AISTATS 2016): of every `eta` points one is trained longer.
 
     Begins with as many points as leave one for the full training, at random, and then again with others. A
-    point that goes on is trained anew. With several objectives "better" is the order of `rungs.best_first`.
+    point that goes on is trained anew. With several objectives "better" is the order of `rungs.best_first`, and who
+    was left behind by an earlier bracket may still climb.
     """
     check_eta(eta)
     rungs = Rungs(space, objectives, fidelities)

@@ -8,7 +8,7 @@ from nasflow.loop import Evaluate, run
 from nasflow.space import Choice, Real, Space
 from nasflow.strategies.racing import racing, survivors
 from nasflow.strategies.rungs import FidelityError
-from nasflow.study import Objective, Study
+from nasflow.study import Objective, Study, Trial
 
 SPACE = Space((Real("x", 0.0, 1.0), Choice("n", tuple(range(9)))))
 ONE = (Objective("error"),)
@@ -74,6 +74,30 @@ def test_survivors_race_on_without_being_trained_again_and_new_racers_come_neare
         return np.mean([abs(point["x"] - 0.3) for point in points])
 
     assert distance(starts[12:]) < distance(starts[:12])
+
+
+def test_with_several_objectives_nobody_goes_for_one_who_is_better_in_only_one_of_them():
+    objectives = (Objective("error"), Objective("flops"))
+    strategy = racing(SPACE, objectives, fidelities=(0.25, 0.5, 1.0), size=12, least=1)
+
+    def block(places):
+        asked = strategy.ask(12)
+        for proposal in asked:
+            places.setdefault(SPACE.key(proposal.point), len(places))
+        told = []
+        for number, proposal in enumerate(asked):
+            front, place = divmod(places[SPACE.key(proposal.point)], 6)
+            metrics = {"error": 6.0 * front + place, "flops": 6.0 * front + 5 - place}
+            told.append(Trial(number, proposal.point, proposal.fidelity, state="done", metrics=metrics))
+        strategy.tell(told)
+        return {places[SPACE.key(trial.point)] for trial in told}
+
+    places: dict[str, int] = {}
+    assert [block(places) for _ in range(3)] == [set(range(12)), set(range(12)), set(range(6))]
+
+
+def test_racers_that_are_all_alike_stay():
+    assert survivors(np.zeros((5, 3)), alpha=0.05, least=1) == list(range(5))
 
 
 @pytest.mark.parametrize("wrong", [{"size": 1}, {"least": 0}, {"least": 13}, {"alpha": 0.0}, {"alpha": 1.0}])

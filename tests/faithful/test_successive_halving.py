@@ -8,7 +8,7 @@ from nasflow.loop import Evaluate, run
 from nasflow.space import Choice, Space
 from nasflow.strategies.rungs import FidelityError
 from nasflow.strategies.successive_halving import successive_halving
-from nasflow.study import Objective, Study
+from nasflow.study import Objective, Study, Trial
 
 SPACE = Space((Choice("n", tuple(range(500))),))
 ONE = (Objective("error"),)
@@ -54,6 +54,32 @@ def test_curves_that_cross_fool_it_as_they_must():
 def test_another_bracket_begins_with_other_points():
     study = searched(monotone, 8)
     assert len({t.point["n"] for t in study.trials if t.fidelity == LADDER[0]}) == 54
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_with_several_objectives_who_was_left_behind_may_climb_later(several):
+    objectives = (Objective("error"), Objective("flops")) if several else ONE
+    strategy = successive_halving(SPACE, objectives, fidelities=(1 / 3, 1.0))
+
+    def bracket(*losses):
+        begun = strategy.ask(len(losses))
+        metrics = [{"error": error, "flops": flops} for error, flops in losses]
+        strategy.tell(trials(begun, metrics))
+        (climbed,) = strategy.ask(1)
+        assert climbed.fidelity == 1.0
+        strategy.tell(trials([climbed], [{"error": 0.0, "flops": 0.0}]))
+        return [proposal.point for proposal in begun], climbed.point
+
+    def trials(proposals, metrics):
+        pairs = enumerate(zip(proposals, metrics, strict=True))
+        return [Trial(i, p.point, p.fidelity, state="done", metrics=m) for i, (p, m) in pairs]
+
+    first, best = bracket((1.0, 3.0), (2.0, 2.0), (3.0, 1.0))
+    second, next_best = bracket((7.0, 7.0), (8.0, 8.0), (9.0, 9.0))
+    if several:
+        assert next_best in first and next_best != best  # nothing of the second bracket is as good
+    else:
+        assert (best, next_best) == (first[0], second[0])
 
 
 def test_failures_and_refusals():

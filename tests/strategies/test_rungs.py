@@ -20,11 +20,20 @@ def losses(*rows):
 
 
 def test_fronts_come_one_after_the_other_and_within_a_front_what_adds_most_to_the_hypervolume():
-    trials = losses((0.0, 1.0), (0.2, 0.4), (0.5, 0.3), (1.0, 0.0), (0.6, 0.6), (1.0, 1.0))
-    alone = [0.2 * 0.1, 0.3 * 0.6, 0.5 * 0.1, 0.1 * 0.3]  # of the four that nothing dominates
-    front = np.array([[0.0, 1.0], [0.2, 0.4], [0.5, 0.3], [1.0, 0.0]])
+    trials = losses((0.0, 1.0), (0.2, 0.4), (0.5, 0.3), (1.0, 0.0), (0.3, 0.6), (1.0, 0.2))
+    front = np.array(
+        [[0.0, 1.0], [0.25, 0.6], [0.75, 0.4], [1.0, 0.0]]
+    )  # places of those that nothing dominates
+    alone = [0.25 * 0.1, 0.5 * 0.4, 0.25 * 0.2, 0.1 * 0.4]
     assert contributions(front) == pytest.approx(alone)
     assert best_first(trials, TWO) == [1, 2, 3, 0, 4, 5]
+
+
+def test_the_order_is_the_same_for_any_rising_function_of_a_loss():
+    """As errors have it, of which some are those of networks that learned nothing."""
+    rows = np.random.default_rng(0).random((30, 2))
+    bent = np.column_stack([np.exp(9.0 * rows[:, 0]), rows[:, 1]])
+    assert best_first(losses(*bent.tolist()), TWO) == best_first(losses(*rows.tolist()), TWO)
 
 
 def test_one_objective_is_ordered_by_its_losses_whatever_its_goal():
