@@ -66,22 +66,22 @@ STRATEGIES = {
     ),
     "ehvi": StrategyUnderTest(ehvi.ehvi, other={"start": 6}),
     "hype": StrategyUnderTest(
-        functools.partial(hype.hype, population=8), other={"population": 5, "samples": 10}
+        functools.partial(hype.hype, population=8), other={"population": 5, "samples": 10, "scale": "values"}
     ),
     "hyperband": StrategyUnderTest(
         hyperband.hyperband, other={"eta": 2.0, "fidelities": (0.25, 1.0), "table": "iclr"}
     ),
     "ibea": StrategyUnderTest(
-        functools.partial(ibea.ibea, population=8), other={"population": 5, "kappa": 1.0}
+        functools.partial(ibea.ibea, population=8), other={"population": 5, "kappa": 1.0, "scale": "values"}
     ),
     "localsearch": StrategyUnderTest(local_search.local_search, other={"start": 5, "steps": 1}),
     "mo-asha": StrategyUnderTest(
-        asha.mo_asha, other={"eta": 4.0, "fidelities": (0.25, 1.0), "rungs": 3, "sampler": "random"}
+        asha.mo_asha, other={"eta": 4.0, "fidelities": (0.25, 1.0), "rungs": 2, "sampler": "random"}
     ),
     "nehvi": StrategyUnderTest(ehvi.nehvi, other={"start": 6, "draws": 2}),
     "nsga2": StrategyUnderTest(functools.partial(nsga2.nsga2, population=8), other={"population": 5}),
     "optuna-cmaes": StrategyUnderTest(
-        functools.partial(optuna_cmaes.cmaes, population=4), other={"population": 7}
+        functools.partial(optuna_cmaes.cmaes, population=4), other={"population": 7, "separable": False}
     ),
     "optuna-gp": StrategyUnderTest(functools.partial(optuna_samplers.gp, startup=18), other={"startup": 10}),
     "optuna-grid": StrategyUnderTest(grid.grid, other={"positions": 3}, learns=False),

@@ -19,13 +19,13 @@ SPACE = Space((Choice("a", tuple(range(50)), ordered=True),))
 
 def ranks(objectives, *ends):
     """The rank of each of some ends, after all of them were told."""
-    one = CmaEs(SPACE, objectives, 0, None)
+    one = CmaEs(SPACE, objectives, 0, None, True)
     trials = [Trial(n, {"a": n}, state=state, metrics=metrics) for n, (state, metrics) in enumerate(ends)]
     one.tell(trials)
     return [one._rank(one._row(trial)) for trial in trials]
 
 
-def test_the_rank_is_the_share_that_dominates():
+def test_the_rank_is_the_share_that_is_better_weighted_evenly_at_first():
     assert ranks(
         TWO,
         ("done", {"error": 1.0, "flops": 4.0}),
@@ -33,7 +33,7 @@ def test_the_rank_is_the_share_that_dominates():
         ("done", {"error": 3.0, "flops": 3.0}),
         ("done", {"error": 4.0, "flops": 4.0}),
         ("duplicate", {"error": 2.0, "flops": 2.0}),
-    ) == [0.0, 0.0, 0.4, 0.8, 0.0]
+    ) == pytest.approx([0.3, 0.1, 0.5, 0.7, 0.1])
 
 
 def test_within_the_limits_comes_before_outside_and_failures_come_last():
@@ -43,7 +43,14 @@ def test_within_the_limits_comes_before_outside_and_failures_come_last():
         ("refused", {"flops": 300.0}),
         ("done", {"error": 0.1, "flops": 200.0}),
         ("done", {"error": 0.9, "flops": 100.0}),
-    ) == [0.75, 0.5, 0.25, 0.0]
+    ) == [1.75, 1.5, 1.25, 0.0]
+
+
+def test_each_beginning_has_other_weights_the_most_even_first():
+    one = cmaes(SPACE, TWO)
+    first = one._weights.tolist()
+    one._begin()
+    assert first == [0.5, 0.5] and one._weights == pytest.approx([1 / 3, 2 / 3])
 
 
 def test_the_largest_of_its_numbers_says_which_option_of_an_unordered_choice():
