@@ -9,7 +9,7 @@ import numpy as np
 
 from nasflow import scalarise
 from nasflow.pareto import Losses, places
-from nasflow.scalarise import AUGMENTATION
+from nasflow.scalarise import AUGMENTATION, PENALTY
 from nasflow.space import Point, Space
 from nasflow.strategies.population import Member, Numbers, Unseen, child, constrained, members
 from nasflow.study import Objective, Proposal, Trial
@@ -87,11 +87,7 @@ def pbi(
     seed: int = 0,
     start: int = 10,
     parents: int = 2,
-    theta: float = 1.0,
+    theta: float = PENALTY,
 ) -> Scalarised:
-    """Evolution by penalised boundary intersection (Zhang and Li, IEEE TEC 2007).
-
-    The paper's penalty `theta` is 5, for populations in which a point stands for each direction. Here the best of all
-    are parents, and so large a penalty makes parents of dominated points, only because they lie in the direction.
-    """
+    """Evolution by penalised boundary intersection (Zhang and Li, IEEE TEC 2007)."""
     return Scalarised(space, objectives, seed, start, parents, functools.partial(scalarise.pbi, theta=theta))
