@@ -56,7 +56,7 @@ def main() -> None:
         pairs, shares = [], fidelities(run, mo_asha, recipe(run, "search"))
         for seed in range(SEEDS):
             usual = searched(run, out / f"nsga2-{seed}", seed, TRIALS, nsga2, population=POPULATION)
-            ours = searched(run, out / f"mo-asha-{seed}", seed, int(0.4 * TRIALS), mo_asha, **shares)
+            ours = searched(run, out / f"mo-asha-{seed}", seed, int(0.4 * TRIALS), mo_asha, rungs=2, **shares)
             pairs.append((usual, ours))
     volume = hypervolume(pairs)
     found = [compared(usual, ours, volume) for usual, ours in pairs]
