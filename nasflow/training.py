@@ -306,8 +306,12 @@ def _fastest_layout(model: nn.Module, data: Data) -> Iterator[torch.memory_forma
     """Lay the weights of `model` out for fast training and give the layout that its images should have.
 
     Convolutions of small networks are a third to a half faster with the channels innermost. A network that does
-    not run on such images, because it calls `view` on what it made of them, gets them in the usual layout.
+    not run on such images, because it calls `view` on what it made of them, gets them in the usual layout, and so
+    does one that oneDNN would break the process in (see _overruns).
     """
+    if _overruns(model):
+        yield torch.contiguous_format
+        return
     was = model.training
     probe = torch.zeros(2, *data.shape, device=_device(model))
     model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -323,6 +327,21 @@ def _fastest_layout(model: nn.Module, data: Data) -> Iterator[torch.memory_forma
         yield layout
     finally:
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def _overruns(model: nn.Module) -> bool:
+    """Whether training `model` on a processor with the channels innermost would write over foreign memory.
+
+    oneDNN does in the weights' gradient of 1x1 convolutions with a stride that read fewer channels than fit into one
+    of its vectors, 8 or 16 (github.com/uxlfoundation/oneDNN/issues/6035); pruning makes such layers.
+    """
+    return _device(model).type == "cpu" and any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.in_channels // layer.groups < 16
+        for layer in model.modules()
+    )
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -385,6 +385,28 @@ def test_networks_that_need_the_usual_layout_are_trained_in_it():
     assert model.convolution.weight.is_contiguous()
 
 
+NARROW = """
+import torch
+from torch import nn
+from test_training import stripes, train, Recipe
+
+torch.set_num_threads(1)
+net = nn.Sequential(
+    nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 16, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    nn.Linear(16, 10),
+)
+print(train(net, stripes(), Recipe(epochs=3, batch_size=16), seed=0)[-1].number)
+"""
+
+
+def test_a_narrow_layer_with_a_stride_as_pruning_makes_them_does_not_break_the_process():
+    here = {**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    done = subprocess.run(
+        [sys.executable, "-c", NARROW], env=here, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+
+
 def test_weights_come_back_in_the_usual_layout():
     model = small()
     train(model, stripes(), QUICK, seed=0)

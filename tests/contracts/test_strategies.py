@@ -81,7 +81,7 @@ STRATEGIES = {
     "nehvi": StrategyUnderTest(ehvi.nehvi, other={"start": 6, "draws": 2}),
     "nsga2": StrategyUnderTest(functools.partial(nsga2.nsga2, population=8), other={"population": 5}),
     "optuna-cmaes": StrategyUnderTest(
-        functools.partial(optuna_cmaes.cmaes, population=4), other={"population": 7, "separable": False}
+        functools.partial(optuna_cmaes.cmaes, population=6), other={"population": 9, "separable": False}
     ),
     "optuna-gp": StrategyUnderTest(functools.partial(optuna_samplers.gp, startup=18), other={"startup": 10}),
     "optuna-grid": StrategyUnderTest(grid.grid, other={"positions": 3}, learns=False),
@@ -119,7 +119,8 @@ STRATEGIES = {
         functools.partial(pymoo_algorithms.smsemoa, population=5), other={"population": 8, "children": 2}
     ),
     "racing": StrategyUnderTest(
-        racing.racing, other={"fidelities": (0.25, 1.0), "size": 6, "alpha": 0.01, "least": 9}
+        functools.partial(racing.racing, size=6),
+        other={"fidelities": (0.25, 1.0), "size": 9, "alpha": 0.01, "least": 9},
     ),
     "random": StrategyUnderTest(random_search, learns=False),
     "successive-halving": StrategyUnderTest(
