@@ -22,8 +22,8 @@ def rounded(values: Tensor, step: Tensor, grid: Grid) -> Tensor:
     round(v / s) - v / s inside, outside the end of the grid.
 
     >>> v = torch.tensor([-3.0, -0.26, -0.24, 0.1, 0.6, 5.0])
-    >>> rounded(v, torch.tensor(0.5), Grid.signed(3)).tolist()
-    [-2.0, -0.5, -0.0, 0.0, 0.5, 1.5]
+    >>> [at + 0.0 for at in rounded(v, torch.tensor(0.5), Grid.signed(3)).tolist()]
+    [-2.0, -0.5, 0.0, 0.0, 0.5, 1.5]
     """
     scaled = (values / step).clamp(grid.low, grid.high)
     return (scaled + (scaled.round() - scaled).detach()) * step

@@ -7,7 +7,8 @@
         def strategy(self) -> StrategyUnderTest:
             return StrategyUnderTest(my_strategy, other={"population": 12})
 
-Needs pytest, which nasflow itself does not.
+Needs pytest, which nasflow itself does not. The contract of compression, which needs torch too, is imported from
+nasflow.testing.compression.
 """
 
 import pytest
@@ -20,15 +21,12 @@ pytest.register_assert_rewrite(
     "nasflow.testing.transports",
 )
 
-from nasflow.testing.compression import CompressionContract, CompressionUnderTest  # noqa: E402
 from nasflow.testing.spaces import NetworkSpaceContract, SpaceContract, SpaceUnderTest  # noqa: E402
 from nasflow.testing.strategies import StrategyContract, StrategyUnderTest  # noqa: E402
 from nasflow.testing.toys import Toy, joint, networks  # noqa: E402
 from nasflow.testing.transports import TransportContract, TransportUnderTest  # noqa: E402
 
 __all__ = [
-    "CompressionContract",
-    "CompressionUnderTest",
     "NetworkSpaceContract",
     "SpaceContract",
     "SpaceUnderTest",

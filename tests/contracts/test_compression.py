@@ -18,7 +18,7 @@ from nasflow.compression.fakequant import simulate
 from nasflow.compression.gradients import fisher, gather
 from nasflow.data import Data, Preprocess, Split, digest
 from nasflow.space import Point, Space
-from nasflow.testing import CompressionContract, CompressionUnderTest
+from nasflow.testing.compression import CompressionContract, CompressionUnderTest
 from nasflow.testing.small_networks import HARDER, NETWORKS, SHAPE
 
 torch.set_num_threads(1)

@@ -390,4 +390,4 @@ def test_counting_a_small_network_takes_hundredths_of_a_second():
     start = time.process_time()
     for point in tried[1:]:
         counts(point)
-    assert (time.process_time() - start) / 5 < 0.15
+    assert (time.process_time() - start) / 5 < 0.3
