@@ -119,8 +119,8 @@ STRATEGIES = {
         functools.partial(pymoo_algorithms.smsemoa, population=5), other={"population": 8, "children": 2}
     ),
     "racing": StrategyUnderTest(
-        functools.partial(racing.racing, size=6),
-        other={"fidelities": (0.25, 1.0), "size": 9, "alpha": 0.01, "least": 9},
+        functools.partial(racing.racing, size=10),
+        other={"fidelities": (0.25, 1.0), "size": 14, "alpha": 0.5, "least": 6},
     ),
     "random": StrategyUnderTest(random_search, learns=False),
     "successive-halving": StrategyUnderTest(

@@ -28,7 +28,7 @@ def test_parents_and_children_compete_so_that_nothing_in_the_population_is_lost_
         trials = [Trial(0, p.point, state="done", metrics=toy.metrics(p.point)) for p in one.ask(20)]
         one.tell(trials)
         seen = np.vstack([seen, [[o.loss(t.metrics) for o in TWO] for t in trials]])
-        low, extent = one._scale
+        low, extent = (np.array([getattr(s, name) for s in one._scales]) for name in ("best", "span"))
         held = one._algorithm.pop.get("F") * extent + low
         front = seen[pareto.non_dominated(seen)]
         if len(front) <= 20:

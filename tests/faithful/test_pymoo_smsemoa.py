@@ -24,7 +24,7 @@ def test_who_leaves_a_front_adds_least_to_its_hypervolume():
         parents = one._algorithm.pop.get("F")
         (proposal,) = one.ask(5)
         one.tell([Trial(0, proposal.point, state="done", metrics=line(proposal.point))])
-        low, extent = one._scale
+        low, extent = (np.array([getattr(s, name) for s in one._scales]) for name in ("best", "span"))
         child = (np.array([line(proposal.point)["x"], line(proposal.point)["y"]]) - low) / extent
         candidates = np.vstack([parents, child])
         scaled = (candidates - parents.min(axis=0)) / (parents.max(axis=0) - parents.min(axis=0))

@@ -339,4 +339,8 @@ def _stream(
         assert last is not None
         return last
 
-    return Watts(source, read, clock, close)
+    try:
+        return Watts(source, read, clock, close)
+    except Unavailable:
+        close()
+        raise

@@ -1,3 +1,4 @@
+import contextlib
 import sys
 
 import pytest
@@ -183,11 +184,14 @@ def test_a_program_that_goes_on_telling_is_listened_to(world, tmp_path, monkeypa
 def test_a_program_that_stops_telling_is_not_believed(world, tmp_path, monkeypatch):
     program(tmp_path, "nvidia-smi", "print('60.0')")
     monkeypatch.setenv("PATH", str(tmp_path))
-    meter = power.nvidia(world.machine, world.clock)
-    with pytest.raises(Unavailable, match="has stopped telling"):
+    with (
+        contextlib.ExitStack() as stack,
+        pytest.raises(Unavailable, match="has stopped telling"),  # at once, or after its first answer
+    ):
+        meter = power.nvidia(world.machine, world.clock)
+        stack.callback(meter.close)
         while True:
             meter.joules()
-    meter.close()
 
 
 def test_the_battery_of_a_phone_that_forbids_its_files_is_asked_through_its_shell(world, tmp_path):
