@@ -124,10 +124,17 @@ def main() -> None:
         evals=given.evals,
         seeds=given.seeds,
         strategies={name: judged[name] for name in ["random", *sorted(judged.keys() - {"random"})]},
+        command=command(given, sorted(name for name in judged if "shares" in judged[name])),
     )
     if given.curves is not None:
         some = tuple(drawn[name] for name in DRAWN if name in drawn)
         write_text(given.curves, svg(replace(baseline, results=some)))
+
+
+def command(given: argparse.Namespace, searched: Sequence[str]) -> str:
+    """What makes all of the result in one go, whatever was kept of it this time."""
+    settings = f"--evals {given.evals} --seeds {given.seeds} --cap {given.cap:g}"
+    return f"python benchmarks/search_own_table.py {settings} {' '.join(searched)}"
 
 
 def strategies() -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -59,15 +60,16 @@ class Mixed:
     flips_ms: tuple[float, ...]
     ratio: float = 1.0
 
-    def to_json(self) -> dict[str, Any]:
-        """With files by their paths."""
-        return {**asdict(self), "file": str(self.file), "integers": str(self.integers)}
+    def to_json(self, folder: Path) -> dict[str, Any]:
+        """With files as seen from `folder`, which may then be moved."""
+        files = {"file": self.file, "integers": self.integers}
+        return {**asdict(self), **{name: os.path.relpath(path, folder) for name, path in files.items()}}
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Mixed:
+    def from_json(cls, told: Mapping[str, Any], folder: Path) -> Mixed:
         return cls(
-            file=Path(told["file"]),
-            integers=Path(told["integers"]),
+            file=Path(os.path.normpath(folder / told["file"])),
+            integers=Path(os.path.normpath(folder / told["integers"])),
             keep=tuple(told["keep"]),
             segments=tuple(Segment(tuple(one["nodes"]), tuple(one["layers"])) for one in told["segments"]),
             uniform=told["uniform"],

@@ -1,9 +1,8 @@
 """What a file takes on an undisturbed machine: its quickest call.
 
-Whoever shares the core, its caches or the other half of it makes calls longer, never shorter. With a busy neighbour
-the p50 of small networks lay between 1.1 and 2.9 times the quickest call, another factor for each network and minute,
-and the quickest call itself repeated to 2 %. So what is learned is learned from floors; `stretch` leads back to the p50
-that is measured when nobody disturbs.
+Whoever shares the core, its caches or the other half of it makes calls longer, never shorter, by another factor for
+each network and minute; hardly ever are all calls of a network disturbed. So what is learned is learned from floors;
+`stretch` leads back to the p50 that is measured when nobody disturbs.
 """
 
 from __future__ import annotations

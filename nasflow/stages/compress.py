@@ -487,5 +487,5 @@ def _mixed(run: Run, folder: Path, data: Data, file: Path, error: float) -> Mixe
         found = mixed.fastest(
             file, quantise, run.devices[0], folder, error=partial(validation_error, data), allowed=allowed
         )
-        write_json(record, found.to_json())
-    return Mixed.from_json(read_json(record))
+        write_json(record, found.to_json(folder))
+    return Mixed.from_json(read_json(record), folder)

@@ -129,7 +129,12 @@ def test_layers_that_integers_slow_down_are_kept_in_floats(tmp_path, start):
     assert integers(found.file) == {name: name not in slow for name in names}
     assert 0 < int8_share(found.file) < 1
     assert len(found.flips_ms) == len(names) and found.ms > 0
-    assert Mixed.from_json(json.loads(json.dumps(found.to_json()))) == found
+    said = json.loads(json.dumps(found.to_json(tmp_path / "here")))
+    assert Mixed.from_json(said, tmp_path / "here") == found
+    moved = Mixed.from_json(said, tmp_path / "moved" / "here")
+    assert moved.integers == tmp_path / "moved" / found.integers.relative_to(tmp_path), (
+        "files move with their folder"
+    )
 
 
 def test_a_flip_whose_conversions_cost_more_than_it_gains_is_not_made(tmp_path):
