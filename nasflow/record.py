@@ -12,7 +12,7 @@ import glob
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -66,20 +66,7 @@ class OptunaRecord:
                     "Keep this storage for nasflow's own trials, or use --fresh"
                 )
             self._ids[number] = one._trial_id
-            # An outcome whose state a kill kept from being written does not count: the trial is done again.
-            outcome = about["outcome"] if one.state.is_finished() else {}
-            trials.append(
-                Trial(
-                    number=number,
-                    point={p.name: one.params[p.name] for p in self._space.parameters},
-                    fidelity=about["fidelity"],
-                    parent=about["parent"],
-                    state=cast(State, outcome.get("state", "pending")),
-                    metrics=outcome.get("metrics", about.get("known", {})),
-                    error=outcome.get("error"),
-                    seconds=outcome.get("seconds", 0.0),
-                )
-            )
+            trials.append(_trial(one, [p.name for p in self._space.parameters]))
             ask, count = about["ask"]
             if ask == len(asks):
                 asks.append(Ask(count, ()))
@@ -128,6 +115,23 @@ class OptunaRecord:
             self._storage.set_trial_state_values(trial_id, OPTUNA_STATES[trial.state], values)
 
 
+def _trial(one: FrozenTrial, names: Iterable[str]) -> Trial:
+    """What the record says of one trial; the choices of its point in the order of `names`."""
+    about = one.user_attrs
+    # An outcome whose state a kill kept from being written does not count: the trial is done again.
+    outcome = about["outcome"] if one.state.is_finished() else {}
+    return Trial(
+        number=one.number,
+        point={name: one.params[name] for name in names},
+        fidelity=about["fidelity"],
+        parent=about["parent"],
+        state=cast(State, outcome.get("state", "pending")),
+        metrics=outcome.get("metrics", about.get("known", {})),
+        error=outcome.get("error"),
+        seconds=outcome.get("seconds", 0.0),
+    )
+
+
 @contextlib.contextmanager
 def _storing() -> Iterator[None]:
     """Says of a full disk or a database that is away what to do about it; nothing recorded is lost by either."""
@@ -161,6 +165,25 @@ def open_record(where: Path | str, name: str, space: Space, objectives: Sequence
     with quiet_optuna():
         storage = _journal(where) if isinstance(where, Path) else _database(where)
         return OptunaRecord(storage, name, space, objectives)
+
+
+def read(journal: Path) -> list[Trial]:
+    """The trials in a run's journal file as it is now, while the search may still write to it; nothing is written.
+
+    Their points' choices come in alphabetical order, as the space is not opened.
+    """
+    try:
+        with quiet_optuna():
+            storage = JournalStorage(JournalFileBackend(str(journal)))
+            studies = storage.get_all_studies()
+            frozen = [
+                one for study in studies for one in storage.get_all_trials(study._study_id, deepcopy=False)
+            ]
+        return [_trial(one, sorted(one.params)) for one in sorted(frozen, key=lambda one: one.number)]
+    except (OSError, ValueError, KeyError) as error:
+        raise RecordError(
+            f"{journal}: expected the record of a search; {type(error).__name__}: {error}"
+        ) from error
 
 
 def _journal(path: Path) -> BaseStorage:

@@ -291,3 +291,21 @@ def test_a_pending_trial_is_what_it_was_proposed_as(tmp_path):
     study.add([Proposal({"a": None, "b": 1.5, "c": 0.75}, fidelity=0.25, parent=0)], 1)
     expected = Trial(0, {"a": None, "b": 1.5, "c": 0.75}, fidelity=0.25, parent=0)
     assert reopened(tmp_path / "j").trials == [expected]
+
+
+def test_a_record_is_read_while_its_search_goes_on(tmp_path):
+    journal = tmp_path / "study.journal"
+    study = reopened(journal)
+    fill(study)
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "half')  # what a writer is just writing
+    before = journal.read_bytes()
+    assert record.read(journal) == study.trials
+    assert journal.read_bytes() == before and [path.name for path in tmp_path.iterdir()] == [journal.name]
+
+
+@pytest.mark.parametrize("content", ["none\n{}\n", '{"op_code": 4}\n{}\n'])
+def test_what_is_no_record_is_told_when_it_is_read(tmp_path, content):
+    (tmp_path / "study.journal").write_text(content)
+    with pytest.raises(RecordError, match=r"study\.journal: expected the record of a search"):
+        record.read(tmp_path / "study.journal")
