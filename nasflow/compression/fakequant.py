@@ -27,6 +27,7 @@ from nasflow.names import nearest
 from nasflow.space import Scalar
 
 Training = Literal["lsq", "pact"]
+Share = Literal["channel", "layer"]
 
 BATCH = 32
 FOLLOWED = 0.01  # by how much a batch in training moves the range of inputs towards its own
@@ -46,9 +47,11 @@ def simulate(
     *,
     method: Method | None = None,
     qat: Training | None = None,
+    step_per: Share = "channel",
 ) -> nn.Module:
-    """A copy of `model` in which the layers that `policy` names round their weights (each output channel with a step
-    of its own, symmetric) and their inputs (one step, unsigned where never negative) to so many bits.
+    """A copy of `model` in which the layers that `policy` names round their weights (symmetric; a step for each output
+    channel, or one for each layer as in most papers) and their inputs (one step, unsigned where never negative) to so
+    many bits.
 
     `policy`: weight_bits.<layer> and activation_bits.<layer>, 2 to 8, or 32, which leaves alone; as precision.space
     offers them. `calibration`: some preprocessed inputs (n, *shape), which tell the ranges. Layers that read the
@@ -67,6 +70,8 @@ def simulate(
         check(method)
     if qat is not None and qat not in get_args(Training):
         raise SimulateError(f"expected qat to be None, {' or '.join(get_args(Training))}, got {qat!r}")
+    if step_per not in get_args(Share):
+        raise SimulateError(f"expected step_per to be {' or '.join(get_args(Share))}, got {step_per!r}")
     made = copy.deepcopy(model)
     bits = {name: bits_of(name, policy) for name in _named(made, policy)}
     reading = {name: activation for name, (_, activation) in bits.items() if activation != FLOAT}
@@ -79,7 +84,8 @@ def simulate(
     for name, (weight, _) in bits.items():
         if weight != FLOAT:
             layer = made.get_submodule(name)
-            parametrize.register_parametrization(layer, "weight", _for_weights(layer, weight, method, qat))
+            rounds = _for_weights(layer, weight, method, qat, step_per)
+            parametrize.register_parametrization(layer, "weight", rounds)
     return made
 
 
@@ -108,6 +114,8 @@ def roundings(model: nn.Module) -> dict[str, Rounded]:
             steps = weights.steps(layer.get_parameter("parametrizations.weight.original"))
         elif weights is not None:
             steps = weights.step.detach()
+        if steps is not None:
+            steps = steps.expand(layer.weight.shape[channel_axis(layer)])
         found[name] = Rounded(
             steps,
             weights.grid if weights is not None else None,
@@ -147,19 +155,19 @@ def channel_axis(layer: nn.Module) -> int:
 
 
 class Weights(nn.Module):
-    """Rounds weights with a step for each channel, whose range is a fixed `share` (channels,) of the channel's
-    largest magnitude, whatever that is at the time."""
+    """Rounds weights with a step for each channel along `axis`, or with one where that is None. A step's range is a
+    fixed `share` (channels,) or (1,) of the largest magnitude there, whatever that is at the time."""
 
     share: Tensor
 
-    def __init__(self, share: Tensor, grid: Grid, axis: int) -> None:
+    def __init__(self, share: Tensor, grid: Grid, axis: int | None) -> None:
         super().__init__()
         self.grid, self.axis = grid, axis
         self.register_buffer("share", share)
 
     def steps(self, weights: Tensor) -> Tensor:
-        """The steps for these weights, (channels,)."""
-        top = weights.detach().abs().transpose(0, self.axis).flatten(1).amax(1)
+        """The steps for these weights, (channels,) or (1,)."""
+        top = _rows(weights.detach(), self.axis).abs().amax(1)
         return (self.share * top / self.grid.high).clamp_min(TINY)
 
     def forward(self, weights: Tensor) -> Tensor:
@@ -192,17 +200,25 @@ class Inputs(nn.Module):
         self.step.lerp_(covering.to(self.step).clamp_min(TINY).reshape(1), FOLLOWED)
 
 
-def _for_weights(layer: nn.Module, bits: int, method: Method | None, qat: Training | None) -> nn.Module:
-    weights, axis = layer.get_parameter("weight").detach(), channel_axis(layer)
-    channels = weights.transpose(0, axis).flatten(1)
+def _rows(weights: Tensor, axis: int | None) -> Tensor:
+    """Those weights that share a step in a row: (channels, weights), or (1, weights) where all of them do."""
+    return weights.reshape(1, -1) if axis is None else weights.transpose(0, axis).flatten(1)
+
+
+def _for_weights(
+    layer: nn.Module, bits: int, method: Method | None, qat: Training | None, step_per: Share
+) -> nn.Module:
+    axis = channel_axis(layer) if step_per == "channel" else None
+    rows = _rows(layer.get_parameter("weight").detach(), axis)
     if qat == "lsq":
         grid = Grid.signed(bits)
         if method is None:
-            return LSQ(first_step(channels.abs().mean(1), grid), grid, axis)
-        top = channels.abs().amax(1) * weight_shares(channels, method, grid)
-        return LSQ((top / grid.high).clamp_min(TINY), grid, axis)
+            start = first_step(rows.abs().mean(1), grid)
+        else:
+            start = (rows.abs().amax(1) * weight_shares(rows, method, grid) / grid.high).clamp_min(TINY)
+        return LSQ(start, grid, axis, samples=False)
     grid = Grid.symmetric(bits)
-    found = weight_shares(channels, "mse" if qat == "pact" else method or "minmax", grid)
+    found = weight_shares(rows, "mse" if qat == "pact" else method or "minmax", grid)
     return Weights(found, grid, axis)
 
 

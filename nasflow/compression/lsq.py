@@ -35,19 +35,20 @@ def first_step(mean: Tensor, grid: Grid) -> Tensor:
 
 
 class LSQ(nn.Module):
-    """Rounds weights (channels along `axis`, each with a step) or inputs (one step) with learned steps.
+    """Rounds values with learned steps: one for each channel along `axis`, or one for all where that is None. `samples`
+    says that the first dimension is that of a batch, as it is of inputs and not of weights.
 
     What is learned is `share`, the step as a share of the one it started from: optimizers that move all parameters
     by like amounts, as Adam does, then change small steps as carefully as large ones. Its gradient is scaled such
     that gradient descent moves the step itself exactly as in the paper, by the step's gradient / sqrt(N Q_P),
-    N values sharing it; of inputs, those of one sample. A share has one dimension, so training does not decay it.
+    N values sharing it; of a batch, those of one sample. A share has one dimension, so training does not decay it.
     """
 
     start: Tensor
 
-    def __init__(self, start: Tensor, grid: Grid, axis: int | None = None) -> None:
+    def __init__(self, start: Tensor, grid: Grid, axis: int | None = None, *, samples: bool = True) -> None:
         super().__init__()
-        self.grid, self.axis = grid, axis
+        self.grid, self.axis, self.samples = grid, axis, samples
         self.register_buffer("start", start.detach().reshape(-1).clone())
         self.share = nn.Parameter(torch.ones_like(self.start))
 
@@ -57,7 +58,7 @@ class LSQ(nn.Module):
         return self.start * (self.share.abs() + TINY)
 
     def forward(self, values: Tensor) -> Tensor:
-        count = values.numel() // (len(values) if self.axis is None else values.shape[self.axis])
+        count = values.numel() // (len(values) if self.samples else len(self.start))
         scale = 1 / math.sqrt(count * self.grid.top)
         share = self.share.abs()
         # Worth exactly the step; its gradient is that of the share alone.

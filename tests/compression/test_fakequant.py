@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from nasflow.compression import fakequant, precision
 from nasflow.compression.calibrate import METHODS, CalibrationError
-from nasflow.compression.fakequant import SimulateError, simulate
+from nasflow.compression.fakequant import SimulateError, roundings, simulate
 from nasflow.compression.lsq import LSQ
 from nasflow.compression.precision import PrecisionError
 
@@ -80,6 +80,23 @@ def test_each_output_channel_has_a_step_of_its_own():
     rounded = simulate({"weight_bits.1.0": 8}, model, SHAPE, IMAGES)
     off = (rounded[1][0].weight - model[1][0].weight).flatten(1).abs().amax(1).detach()
     assert (off <= model[1][0].weight.flatten(1).abs().amax(1).detach() / 127 / 2 * 1.001).all()
+
+
+@pytest.mark.parametrize("qat", [None, "lsq"])
+def test_a_layer_may_share_one_step(qat):
+    model = trained(chain)
+    with torch.no_grad():
+        model[1][0].weight[3] *= 100
+    rounded = simulate({"weight_bits.1.0": 4}, model, SHAPE, IMAGES, qat=qat, step_per="layer")
+    values = rounded[1][0].weight.unique()
+    assert len(values) <= 16
+    (how,) = roundings(rounded).values()
+    assert how.steps.shape == (len(model[1][0].weight),)
+    assert len(how.steps.unique()) == 1
+    rounded(IMAGES).sum().backward()
+    learned = [p for name, p in rounded.named_parameters() if name.endswith("share")]
+    assert [p.shape for p in learned] == ([(1,)] if qat else [])
+    assert all(p.grad.abs().sum() > 0 for p in learned)
 
 
 def test_layers_that_read_the_same_tensor_round_it_once():

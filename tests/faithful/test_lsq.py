@@ -55,7 +55,7 @@ def test_gradient_descent_moves_the_step_by_its_scaled_gradient():
     """s -= rate * ds / sqrt(N Q_P), however the module keeps s; N the weights of one channel."""
     weights = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
     start, rate = torch.linspace(0.1, 0.9, 5), 0.3
-    lsq = LSQ(start, Grid.signed(3), axis=0)
+    lsq = LSQ(start, Grid.signed(3), axis=0, samples=False)
     optimizer = torch.optim.SGD(lsq.parameters(), lr=rate, momentum=0.9)
     gradients = [
         steps_gradient(row, float(step), Grid.signed(3)).sum()
