@@ -110,6 +110,42 @@ def show(
 
 
 @app.command()
+def compare(
+    these: Annotated[
+        list[str], typer.Argument(metavar="RUN RUN...", help="Their folders, or their names under runs/.")
+    ],
+    at: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--at",
+            metavar="X",
+            help="Say who is best within X ms (or of the first other cost); else its terciles. Repeatable.",
+        ),
+    ] = None,
+    as_json: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="OUT", help="Also write all that came of it to this file."),
+    ] = None,
+    as_html: Annotated[
+        Path | None, typer.Option("--html", metavar="OUT", help="Also write a page with the fronts overlaid.")
+    ] = None,
+) -> None:
+    """Put the fronts of several runs beside each other: whose reaches further, and who is best for whom."""
+    from nasflow import compare as comparing
+    from nasflow import runs, show_compare
+    from nasflow.files import write_json, write_text
+
+    found = comparing.compare([runs.find(one) for one in these], at or ())
+    show_compare.print_to(terminal.console(), found)
+    if as_json is not None:
+        write_json(as_json, found.to_json())
+    if as_html is not None:
+        from nasflow.compare_page import render
+
+        write_text(as_html, render(found))
+
+
+@app.command()
 def report(run: RunFolder) -> None:
     """Write a run's report.html anew and say where it is."""
     from nasflow import runs

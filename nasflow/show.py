@@ -39,7 +39,7 @@ def summary(found: Mapping[str, Any], folder: Path, tracking: str, console: Cons
 
 def stages(said: facts.Summary) -> Table:
     """What each stage did, and how long it took."""
-    table = _table("Stages", "", Column(justify="right"), "")
+    table = framed("Stages", "", Column(justify="right"), "")
     for name, stage in facts.table(said.get("stages")).items():
         status = str(stage.get("status"))
         table.add_row(
@@ -57,7 +57,7 @@ def front(said: facts.Summary) -> Table:
     asked = {goal.get("metric") for goal in facts.rows(said.get("objectives"))}
     objectives = [metric for metric in facts.metrics(said) if metric.name in asked]
     titles = (_number(objective.label) for objective in objectives)
-    table = _table("Front: no network tried beats these in everything", *titles, "")
+    table = framed("Front: no network tried beats these in everything", *titles, "")
     for member in members:
         notes = ["knee"] if member.knee else []
         if shipped and facts.origin(said, shipped.name) == member.name:
@@ -73,7 +73,7 @@ def compression(said: facts.Summary) -> Table:
     """Every step of compression: kept or refused and why, with its numbers before and after."""
     asked = [str(goal.get("metric")) for goal in facts.rows(said.get("objectives"))]
     metrics = list(dict.fromkeys(["error", *asked, "size_kb"]))
-    table = _table("Compression", "", "")
+    table = framed("Compression", "", "")
     for step in facts.rows(said.get("compression")):
         before, after = facts.numbers(step.get("before")), facts.numbers(step.get("after"))
         changes = (
@@ -96,7 +96,7 @@ def deployed(said: facts.Summary) -> Table:
     entries = facts.rows(said.get("deployed"))
     devices = list(dict.fromkeys(device for entry in entries for device in facts.table(entry.get("latency"))))
     titles = ["test error", *(f"on {device}" for device in devices), "size"]
-    table = _table("Files, as measured", Column(min_width=5), *(_number(title) for title in titles))
+    table = framed("Files, as measured", Column(min_width=5), *(_number(title) for title in titles))
     for entry in entries:
         costs = {device: facts.table(cost) for device, cost in facts.table(entry.get("latency")).items()}
         broken = [limit for limit in facts.rows(entry.get("limits")) if not limit.get("holds")]
@@ -133,7 +133,7 @@ def places(said: facts.Summary, folder: Path, tracking: str) -> dict[str, str]:
 
 def plan(found: Plan, console: Console) -> None:
     """Print what an experiment would do and how long that would take."""
-    table = _table(f"{found.name}: what would be done", "", _number("about"))
+    table = framed(f"{found.name}: what would be done", "", _number("about"))
     for step in found.steps:
         table.add_row(step.stage, Text(step.what), words.duration(step.seconds))
     table.add_section()
@@ -147,7 +147,7 @@ def _number(title: str) -> Column:
     return Column(title, justify="right", min_width=9, overflow="fold")
 
 
-def _table(title: str, *columns: Column | str) -> Table:
+def framed(title: str, *columns: Column | str) -> Table:
     """A table whose first column stays in one piece however narrow the window is."""
     titled = any(column.header if isinstance(column, Column) else column for column in columns)
     made = Table(Column("", no_wrap=True), *columns, box=box.SIMPLE_HEAD, show_header=titled)
