@@ -39,7 +39,7 @@ LEAST = 10  # networks; with fewer nothing can be said about accuracy
 AT_ONCE = 12  # networks measured in turns, besides the anchors
 ANCHORS = 3
 DISTURBED = 0.15  # by which the anchors' floors are off; more than any clock changes within minutes of work
-KERNELS_AT_ONCE = 12
+KERNELS_AT_ONCE, PAIRS_AT_ONCE = 12, 4  # of a pair three are measured: each of the two, and both
 FOR_KERNELS = 0.6  # share of the time that goes to kernels where a method wants them; networks get the rest
 MEASURING = 0.97  # share of the time; fitting gets the rest
 NEIGHBOURS = kernels.NEIGHBOURS
@@ -73,6 +73,7 @@ class Record:
     `batches` are the floors of networks that were measured in turns, by number, without the `unsure`; `stretches` are
     their p50 as multiples of floors, and whether each was without noise. `refused` are networks that the device cannot
     run, `references` what the reference network took with each batch. `shaky` are those of `kernels` that are unsure.
+    `together` says of pairs of operators whether they run as one, `rules` what follows when all were tried.
     """
 
     file: Path
@@ -85,6 +86,7 @@ class Record:
     shaky: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
     call_ms: float | None = None
+    together: dict[tuple[str, str], bool] = field(default_factory=dict)
     rules: FusionRules | None = None
     seconds: float = 0.0
     longest: float = 0.0  # seconds of a batch of networks
@@ -157,6 +159,7 @@ class Record:
         self.shaky = self.shaky - set(told) | set(map(str, line.get("shaky", [])))
         self.failed |= set(map(str, line.get("failed", [])))
         self.call_ms = line.get("call_ms", self.call_ms)
+        self.together |= {(first, second): bool(fused) for first, second, fused in line.get("together", [])}
         if "rules" in line:
             self.rules = FusionRules.from_json(line["rules"])
 
@@ -255,6 +258,7 @@ class _Building:
             return networks.fit(known, [ms for _, ms in shown], UNFUSED, batch=self.batch)
         rules = self.rules()
         if method == "roofline":
+            self.leave_time("the rates of arithmetic and of memory were not measured")
             return roofline.measured(self.device, rules, batch=self.batch)
         keys = table.wanted([self.file(number) for number in range(PRIOR)], rules, self.batch)
         if method == "table":
@@ -293,13 +297,29 @@ class _Building:
 
     def rules(self) -> FusionRules:
         """What the device runs as one, found by measuring it once."""
-        if self.record.rules is None:
+        record = self.record
+        if record.rules is None:
             files = (self.file(number) for number in range(PRIOR))
             asked = fusion.pairs([operators(file, self.batch) for file in files])
-            self.note({"rules": fusion.detect(self.device, asked).to_json()})
-            assert self.record.rules is not None
-            self.say(f"runs {len(self.record.rules.pairs)} of {len(asked)} pairs of operators as one")
-        return self.record.rules
+            left = [pair for pair in asked if pair not in record.together]
+            while left:
+                self.leave_time(f"{len(asked) - len(left)} of {len(asked)} pairs of operators were tried")
+                some, left = left[:PAIRS_AT_ONCE], left[PAIRS_AT_ONCE:]
+                fused = fusion.detect(self.device, some).pairs
+                self.note({"together": [[*pair, pair in fused] for pair in some]})
+            rules = FusionRules(frozenset(pair for pair in asked if record.together[pair]))
+            self.note({"rules": rules.to_json()})
+            self.say(f"runs {len(rules.pairs)} of {len(asked)} pairs of operators as one")
+            return rules
+        return record.rules
+
+    def leave_time(self, so_far: str) -> None:
+        """Raise BuildError if what is not about networks has had its share of the time."""
+        if self.spent() >= FOR_KERNELS * self.limit_s:
+            raise BuildError(
+                f"{so_far} when {FOR_KERNELS:.0%} of {self.limit_s / 60:g} minutes were spent, and networks need the"
+                " rest; give more --minutes: what was measured is kept"
+            )
 
     def measure_kernels(self, keys: Sequence[str]) -> Mapping[str, float]:
         """Milliseconds of those of `keys` that can be measured while there is time, without the shaky ones."""

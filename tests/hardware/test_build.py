@@ -142,6 +142,23 @@ def test_too_little_time_is_told_with_what_to_do(tmp_path):
         made(tmp_path, minutes=0.0)
 
 
+@pytest.mark.parametrize("method", ["roofline", "table"])
+def test_what_the_device_runs_as_one_is_looked_for_in_time_and_never_twice(method, tmp_path, monkeypatch):
+    monkeypatch.setattr(building, "PRIOR", 6)
+    monkeypatch.setattr(building, "PAIRS_AT_ONCE", 1)
+    first, again, whole = Simulated(), Simulated(), Simulated()
+    with pytest.raises(BuildError, match="1 of 2 pairs of operators were tried"):
+        made(tmp_path / "hurried", method, minutes=0.3, device=first)
+    made(tmp_path / "hurried", method, minutes=3.0, device=again)
+    made(tmp_path / "whole", method, minutes=3.0, device=whole)
+    lines = map(json.loads, (tmp_path / "hurried" / "measurements.jsonl").read_text().splitlines())
+    tried = [pair for line in lines for *pair, _ in line.get("together", [])]
+    assert first.asked and sorted(tried) == [["Conv", "Relu"], ["DepthwiseConv", "Relu"]]
+    kept = [Record.open(tmp_path / name, {"runtime": "simulated 1.0", "threads": 1}, "chains").rules
+            for name in ("hurried", "whole")]  # fmt: skip
+    assert kept[0] == kept[1] is not None
+
+
 def test_a_neighbour_moves_no_prediction_as_long_as_some_calls_do_not_meet_him(tmp_path):
     files = [chain(tmp_path / f"{seed}.onnx", 1000 + seed) for seed in range(5)]
 
