@@ -7,3 +7,8 @@ class NasflowError(Exception):
 
 class Unavailable(NasflowError):
     """Something that every trial needs is away, a device for example: the search stops and can go on later."""
+
+
+class Passing(NasflowError):
+    """What may work the next time it is tried, as with a device that went away: a trial that fails of it says nothing
+    about others. Whoever raises it bounds how often."""

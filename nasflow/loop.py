@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from nasflow.errors import NasflowError, Unavailable
+from nasflow.errors import NasflowError, Passing, Unavailable
 from nasflow.pool import InProcess, Pool, Result, Train, attempt
 from nasflow.space import Point, point_key
 from nasflow.study import Metrics, Proposal, Study, Trial
@@ -93,7 +93,7 @@ def run(
     batch_numbers = _replay(study, strategy)
     failed_before = study.counts["failed"]
     while True:
-        _finish(study, batch_numbers, evaluate, pool, observers)
+        failed_before += _finish(study, batch_numbers, evaluate, pool, observers)
         if batch_numbers:
             strategy.tell([study.trials[number] for number in batch_numbers])
         _give_up_if_hopeless(study, failed_before, trials)
@@ -145,8 +145,8 @@ def _finish(
     evaluate: Evaluate,
     pool: Pool,
     observers: Sequence[Observer],
-) -> None:
-    """Bring every pending trial of a batch to its end."""
+) -> int:
+    """Bring every pending trial of a batch to its end; returns how many failed of what may pass."""
 
     def end(trial: Trial) -> None:
         study.finish(trial)
@@ -174,6 +174,7 @@ def _finish(
             end(_duplicate(trial, original))
         else:
             learn(trial, attempt(lambda trial: evaluate.cheap(trial.point), trial))
+    passing = 0
     if evaluate.measure is not None:
         fresh = [trial for trial in known.values() if not study.trials[trial.number].metrics]
         start = time.perf_counter()
@@ -185,6 +186,7 @@ def _finish(
                 continue
             if isinstance(answer, Exception):
                 learn(trial, Result(trial.number, None, f"{type(answer).__name__}: {answer}", seconds))
+                passing += isinstance(answer, Passing)
                 continue
             study.note(trial.number, {**trial.metrics, **answer})
             learn(trial, Result(trial.number, answer, None, seconds))
@@ -194,6 +196,7 @@ def _finish(
         end(_judged(study, known[result.number], result, trained=True))
     for trial, number in copies:
         end(_duplicate(trial, study.trials[number]))
+    return passing
 
 
 def _judged(study: Study, trial: Trial, result: Result, *, trained: bool = False) -> Trial:

@@ -301,6 +301,11 @@ def _amounts(measured: Latency) -> Table:
         loads = words.count(len(measured.loads), "load", "loads")
         outliers = words.count(measured.outliers, "outlier", "outliers")
         table.add_row("calls", f"{len(measured.samples_ms):,} in {loads}, {outliers}, all kept")
+    if measured.disturbed and measured.met_ms is not None:
+        table.add_row(
+            "disturbed",
+            f"{measured.disturbed:.0%} of the rounds; the p50 of all calls is {_ms(measured.met_ms)}",
+        )
     if measured.reference_ms is not None:
         pace = "slower" if measured.drift > 0 else "faster"
         drift = f"it got {abs(measured.drift):.1%} {pace} meanwhile" if measured.drift else "no drift"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nasflow.errors import Unavailable
+from nasflow.errors import Passing, Unavailable
 from nasflow.loop import Evaluate, Outcome, SearchError, run
 from nasflow.pool import Processes
 from nasflow.record import open_record
@@ -263,6 +263,14 @@ def test_when_all_fail_the_search_stops_with_the_commonest_reason():
     ):
         run(study, Scripted(*((a, 0) for a in range(10))), Evaluate(failing), trials=10)
     assert study.counts["failed"] == 5
+
+
+def test_a_whole_batch_that_failed_of_what_passes_does_not_end_a_search():
+    bench = Bench(measure=lambda trial: Passing("went away") if trial.number < 6 else {"latency": 1.0})
+    study = Study(SPACE, ONE)
+    points = Scripted(*((a, b) for b in (1, 2) for a in range(1, 9)))
+    assert run(study, points, bench.evaluate, trials=10, batch=6).complete
+    assert study.counts["failed"] == 6 and study.counts["done"] == 4
 
 
 def test_a_small_budget_of_failures_is_no_success():

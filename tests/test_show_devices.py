@@ -86,6 +86,12 @@ def test_a_measurement_too_noisy_to_tell_says_so_and_how_noisy():
     assert "it got 12.0% slower meanwhile" in text
 
 
+def test_rounds_that_were_left_out_are_told_with_the_p50_of_all():
+    text = flat(shown(show_devices.latency, "my-board", A, measured(disturbed=0.25, met_ms=0.08)))
+    assert "disturbed 25% of the rounds; the p50 of all calls is 0.0800 ms" in text
+    assert "of the rounds" not in shown(show_devices.latency, "my-board", A, measured())
+
+
 def test_a_prediction_is_not_shown_as_a_measurement():
     one = timing.Latency(2.0, 2.2, (1.8, 2.2), (), (), 0, None, 0.0, "predicted", "2026-01-01")
     text = flat(shown(show_devices.latency, "my-board", A, one))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from nasflow.errors import Passing
 from nasflow.files import locked
 from nasflow.hardware import bundle, timing
 from nasflow.hardware.profile import Profile, Reach
@@ -50,7 +51,7 @@ RUNNER, SPEC = "runner.pyz", "spec.json"
 log = logging.getLogger(__name__)
 
 
-class Lost(DeviceError):
+class Lost(DeviceError, Passing):
     """A device that went away while it was asked, and did not come back in time. It may yet."""
 
 
@@ -244,7 +245,12 @@ class Measured:
             self._compare_with_first(told.environment)
         except DeviceError as error:
             raise DeviceError(f"{self.name}: {error}") from error
-        return told
+        if not told.reference:
+            return told
+        # Who disturbs a whole measurement is seen beside those that nobody disturbed.
+        now = timing.quickest(told.reference)
+        self._first["quickest_ns"] = min(now, self._first.get("quickest_ns", now))
+        return dataclasses.replace(told, quickest_ns=self._first["quickest_ns"])
 
     def _asked_until_answered(self, ask: Callable[[], str], about: str) -> str:
         """Ask, and ask again where the connection broke. Every error says which device and what about."""
@@ -331,6 +337,7 @@ class _Answer:
     models: list[dict[str, Any]]
     reference: timing.Samples
     environment: dict[str, Any]
+    quickest_ns: float | None = None
 
     @property
     def samples(self) -> list[timing.Samples]:
@@ -340,7 +347,14 @@ class _Answer:
         found = []
         for one in self.models:
             # Where the runtime cannot run the reference, the file itself shows how steady the machine is.
-            told = timing.latency(one["samples_ns"], self.reference or one["samples_ns"], self.environment)
+            reference = self.reference or one["samples_ns"]
+            told = timing.latency(
+                one["samples_ns"],
+                reference,
+                self.environment,
+                around=one.get("around_ns"),
+                quickest_ns=self.quickest_ns,
+            )
             found.append(
                 dataclasses.replace(
                     told,
@@ -391,10 +405,19 @@ def _wrong(models: list[dict[str, Any]], reference: Any, spec: Mapping[str, Any]
             if not block or not all(_is_amount(ns) and ns > 0 for ns in block):
                 return f"expected times above 0 ns, got {str(block)[:60]}"
     for one in models:
+        if (around := one.get("around_ns")) is not None and not _are_around(around, one["samples_ns"]):
+            return f"expected two times above 0 ns around each of its rounds, got {str(around)[:60]}"
         for key in ("peak_memory_kb", "energy_mj", "throughput_per_s", "throughput_batch"):
             if one.get(key) is not None and not (_is_amount(one[key]) and one[key] >= 0):
                 return f"expected an amount for {key} or nothing, got {one[key]!r}"
     return None
+
+
+def _are_around(around: Any, samples: timing.Samples) -> bool:
+    """Whether there are two times for each round."""
+    return [len(load) for load in around] == [len(load) for load in samples] and all(
+        len(pair) == 2 and all(_is_amount(ns) and ns > 0 for ns in pair) for load in around for pair in load
+    )
 
 
 def _wrong_about(environment: Mapping[str, Any]) -> str | None:

@@ -27,11 +27,14 @@ NOTICEABLE = 0.01  # a smaller share of the time is never called a difference
 # A measurement beyond one of these is too noisy to tell (`trouble`); each is a share. How they were chosen:
 # benchmarks/latency_noise.py. Others on the core cost calls of 0.02 ms nothing, being seldom met by them, and made
 # calls of 4 ms look five times as long with an interval of 1.5 %; the reference varied by 8 % at most meanwhile.
+NEAR = 0.1  # of the quickest look at the reference; a round between two such looks was not disturbed
+LEAST_LOADS = 2  # with undisturbed rounds; of one alone nothing is known but how it lay in memory
 UNSURE = 0.05  # half the interval: twice as wide, and networks a tenth apart cannot be put in order
 SHARED = 0.1  # of the time, how much of it others had the core ...
 INTERRUPTED = 0.05  # ... and the share of calls they broke into
 STOLEN = 0.05  # of the processor's time, how much other machines on the same hardware took
-RESTLESS = 0.25  # how far apart the reference's rounds lie: the clock jumped
+MOST_DISTURBED = 0.9  # of the rounds; fewer undisturbed ones are chance
+RESTLESS = 0.25  # how far apart the reference's rounds lie where they are not beside those of files: the clock jumped
 DRIFTED = 0.1  # by how much the reference got slower or faster from the first load to the last
 
 
@@ -39,13 +42,16 @@ DRIFTED = 0.1  # by how much the reference got slower or faster from the first l
 class Latency:
     """How long one call of a file takes on a device, in milliseconds.
 
-    `p50_ms` and `p90_ms` are percentiles of all `samples_ms`, in the order they were taken; `loads` says how many
-    of them each load of the file gave. `ci` is the bootstrap 95 % interval of the p50 over loads: it speaks for
-    these minutes on this machine. `outliers` are samples more than 3.5 robust standard deviations from the p50;
-    they are counted, and kept. `reference_ms` is what a fixed small network took meanwhile, and `noise` how far
-    apart the middle 80 % of its rounds lay, as a share: what the machine did on its own account. `drift` is by
-    what share the reference became slower (+) or faster (-) from the first load to the last, 0 where that cannot
-    be told from chance. `noisy` says why the measurement is not to be trusted; it is empty where nothing is wrong.
+    `samples_ms` are all calls in the order they were taken; `loads` says how many of them each load of the file gave.
+    Each round of them lies between two looks at a fixed small network, the reference. `disturbed` is the share of
+    rounds beside a look that was more than a tenth slower than the machine can be. `p50_ms`, `p90_ms`, `p99_ms`, `ci`
+    and `reference_ms`, what the reference took, are of the other rounds; of all, where the others are not of two loads.
+    `met_ms` is the p50 of all. `ci` is the bootstrap 95 % interval of the p50 over loads: it speaks for these minutes
+    on this machine. `outliers` are samples more than 3.5 robust standard deviations from the p50 of all; they are
+    counted, and kept. `noise` is how far apart the middle 80 % of the looks lay, as a share: what the machine did on
+    its own account. `drift` is by what share the reference became slower (+) or faster (-) from the first load to the
+    last, 0 where that cannot be told from chance. `noisy` says why the measurement is not to be trusted; it is empty
+    where nothing is wrong.
 
     `peak_memory_kb` is what the calls took at most, above what the idle runtime takes; `energy_mj` what one call
     took above idling, in millijoules, with where that is from; `throughput_per_s` samples a second where
@@ -67,6 +73,8 @@ class Latency:
     environment: Mapping[str, Any] = field(default_factory=dict)
     p99_ms: float | None = None
     drift: float = 0.0
+    disturbed: float = 0.0
+    met_ms: float | None = None
     noisy: str = ""
     peak_memory_kb: float | None = None
     energy_mj: float | None = None
@@ -115,6 +123,8 @@ class Latency:
                 environment=dict(value["environment"]),
                 p99_ms=_optional(value.get("p99_ms", float(np.percentile(samples, 99)) if samples else None)),
                 drift=float(value.get("drift", 0.0)),
+                disturbed=float(value.get("disturbed", 0.0)),
+                met_ms=_optional(value.get("met_ms")),
                 noisy=str(value.get("noisy", "")),
                 peak_memory_kb=_optional(value.get("peak_memory_kb")),
                 energy_mj=_optional(value.get("energy_mj")),
@@ -156,29 +166,54 @@ class Comparison:
     b: Latency
 
 
-def latency(samples: Samples, reference: Samples, environment: Mapping[str, Any], seed: int = 0) -> Latency:
-    """What the samples of one file say; `reference` are those of the reference network taken in between."""
-    loads = [_flat(load) for load in samples]
-    everything = np.concatenate(loads)
-    p50, p90, p99 = np.percentile(everything, [50, 90, 99])
-    rounds = np.array([np.median(block) for load in reference for block in load])
-    spread = np.percentile(rounds, [10, 90])
+def latency(
+    samples: Samples,
+    reference: Samples,
+    environment: Mapping[str, Any],
+    seed: int = 0,
+    around: Samples | None = None,
+    quickest_ns: float | None = None,
+) -> Latency:
+    """What the samples of one file say; `reference` are those of the reference network taken in between, and `around`
+    what it took just before and after each round, as [load][round][2]. `quickest_ns` is what it takes when nobody
+    disturbs, where more is known of that than what these looks say."""
+    everything = np.concatenate([_flat(load) for load in samples])
+    looks = np.array([np.median(block) for load in reference for block in load])
+    spread = np.percentile(looks, [10, 90])
+    every = [[True] * len(load) for load in samples]
+    quiet = every if around is None else _quiet(around, quickest_ns or quickest(reference))
+    disturbed = 1 - float(np.mean([one for load in quiet for one in load]))
+    if sum(map(any, quiet)) < LEAST_LOADS:
+        quiet = every
+    loads = [_flat(rounds) for rounds in _only(samples, quiet) if rounds]
+    beside = (
+        looks if around is None else [ns for load in _only(around, quiet) for pair in load for ns in pair]
+    )
+    p50, p90, p99 = np.percentile(np.concatenate(loads), [50, 90, 99])
     told = Latency(
         p50_ms=float(p50),
         p90_ms=float(p90),
         ci=_interval(loads, np.random.default_rng(seed)),
         samples_ms=tuple(everything.tolist()),
-        loads=tuple(map(len, loads)),
+        loads=tuple(sum(map(len, load)) for load in samples),
         outliers=outliers(everything),
-        reference_ms=float(np.median(np.concatenate([_flat(load) for load in reference]))),
-        noise=float((spread[1] - spread[0]) / np.median(rounds)),
+        reference_ms=float(np.median(beside)) / 1e6,
+        noise=float((spread[1] - spread[0]) / np.median(looks)),
         source="measured",
         date=str(environment["date"]),
         environment=dict(environment),
         p99_ms=float(p99),
         drift=drift([float(np.median(_flat(load))) for load in reference]),
+        disturbed=disturbed,
+        met_ms=float(np.median(everything)),
     )
     return replace(told, noisy=trouble(told))
+
+
+def quickest(reference: Samples) -> float:
+    """Nanoseconds of the reference where nobody disturbs: one of the quickest looks at it, and not the quickest, so
+    that a single lucky one does not make all others look disturbed."""
+    return float(np.percentile([np.median(block) for load in reference for block in load], 5))
 
 
 def trouble(measured: Latency) -> str:
@@ -198,7 +233,12 @@ def trouble(measured: Latency) -> str:
         ),
         (stolen > STOLEN, f"other machines took {stolen:.0%} of the processor's time (at most {STOLEN:.0%})"),
         (
-            measured.noise > RESTLESS,
+            measured.disturbed > MOST_DISTURBED,
+            f"the machine was slower than it can be in {measured.disturbed:.0%} of the rounds"
+            f" (at most {MOST_DISTURBED:.0%})",
+        ),
+        (
+            not measured.disturbed and measured.noise > RESTLESS,
             f"the machine itself varied by {measured.noise:.0%} (at most {RESTLESS:.0%})",
         ),
         (away > DRIFTED, f"the machine got {away:.0%} {pace} meanwhile (at most {DRIFTED:.0%})"),
@@ -310,6 +350,19 @@ def _rank_sums(count: int) -> Floats:
         tossed[rank:] += chances / 2
         chances = tossed
     return chances
+
+
+def _quiet(around: Samples, quickest_ns: float) -> list[list[bool]]:
+    """Which rounds lie between two looks that found the machine about as quick as it gets."""
+    return [[max(pair) <= (1 + NEAR) * quickest_ns for pair in load] for load in around]
+
+
+def _only(samples: Samples, wanted: Sequence[Sequence[bool]]) -> list[list[Sequence[int]]]:
+    """The rounds that are wanted, by their loads."""
+    return [
+        [one for one, fit in zip(load, fits, strict=True) if fit]
+        for load, fits in zip(samples, wanted, strict=True)
+    ]
 
 
 def _interrupted(measured: Latency) -> float:

@@ -311,6 +311,13 @@ def told(samples=((1, 2),), loads=3, **environment):
     }
 
 
+def between(before, after, rounds=1):
+    """An answer whose rounds of 1 and 2 ns lie between two looks that took so long."""
+    answer, looks = told(), {"samples_ns": [[[before], [after]]] * 3}
+    model = {**answer["models"][0], "around_ns": [[[before, after]] * rounds] * 3}
+    return {**answer, "reference": looks, "models": [model]}
+
+
 def asked(*answers, pauses_s=()):
     profile = Profile(name="pi", description="a test", reach={"backend": "ssh", "host": "pi"})
     return devices.Measured(profile, Answers(*answers), 0.1, 0.01, pauses_s=pauses_s)
@@ -329,6 +336,11 @@ def asked(*answers, pauses_s=()):
         (told(samples=((1, 10**400),)), "times above 0 ns"),
         (told(core_share="most"), "an amount for core_share"),
         (told(seconds=-1.0), "an amount for seconds"),
+        (between(1, 1, rounds=2), "two times above 0 ns around each of its rounds"),
+        (
+            {**told(), "models": [{**told()["models"][0], "around_ns": [[[0, 1]]] * 3}]},
+            "two times above 0 ns around each of its rounds",
+        ),
     ],
 )
 def test_an_answer_that_cannot_be_right_is_refused(answer, said, files):
@@ -350,6 +362,7 @@ def test_an_answer_that_cannot_be_right_is_refused(answer, said, files):
         {**told(), "models": ["fast"]},
         {**told(), "models": {"0": 1.0}},
         {**told(), "models": [{"samples_ns": 5}]},
+        {**told(), "models": [{**told()["models"][0], "around_ns": 5}]},
         {**told(), "reference": 0.05},
         {"error": "no memory"},
     ],
@@ -440,6 +453,14 @@ def test_what_is_noisy_is_measured_but_once_where_only_the_quickest_call_counts(
     noisy = told(seconds=1.0, stolen_ticks=60)
     once = dataclasses.replace(asked(noisy, told()), again=False)
     assert "other machines took" in once.latency(files["small"]).noisy
+
+
+def test_a_measurement_on_a_machine_that_is_slower_than_it_was_is_taken_once_more_and_marked(files):
+    slow, quick = between(15, 15), between(10, 10)
+    device = asked(quick, slow, quick, slow, slow)
+    assert device.latency(files["small"]).noisy == ""
+    assert device.latency(files["small"]).noisy == ""
+    assert "slower than it can be in 100% of the rounds" in device.latency(files["small"]).noisy
 
 
 def test_a_device_that_comes_back_is_asked_again_and_one_that_does_not_is_given_up(files):

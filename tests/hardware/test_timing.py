@@ -146,6 +146,43 @@ def test_what_only_the_samples_show_is_said_too():
     assert "the machine itself varied by" in told(drawn(rng), drawn(rng, drift=jumping)).noisy
 
 
+def looked(slow, ms=0.05):
+    """What the reference took around each of the rounds of which some were `slow`ed by a share ([load][round])."""
+    return (1e6 * ms * np.stack([1 + slow, 1 + slow], axis=2)).round().astype(int).tolist()
+
+
+def among(slow, **known):
+    """A file of 2 ms, on a machine that others slowed in some rounds."""
+    samples = drawn(np.random.default_rng(10), ms=2.0, loads=len(slow), drift=1 + slow)
+    around = looked(slow)
+    return timing.latency(samples, around, ENVIRONMENT, around=around, **known)
+
+
+def test_the_p50_is_of_the_rounds_that_nobody_disturbed():
+    slow = np.zeros((12, 4))
+    slow[3:, :] = 0.6
+    one = among(slow)
+    assert one.p50_ms == pytest.approx(2.0, rel=0.02) and one.met_ms == pytest.approx(3.2, rel=0.02)
+    assert one.ci[1] < 2.1 and one.p90_ms < 2.2 and one.reference_ms == pytest.approx(0.05)
+    assert one.disturbed == 0.75 and one.noisy == "" and len(one.samples_ms) == 480
+
+
+def test_little_that_the_reference_does_leaves_no_round_out():
+    slow = 0.08 * np.random.default_rng(11).random((12, 4))
+    one = among(slow)
+    assert one.disturbed == 0 and one.p50_ms == one.met_ms == np.median(one.samples_ms)
+
+
+def test_a_whole_measurement_that_others_slowed_is_seen_beside_one_that_nobody_did():
+    slow = np.full((12, 4), 0.6)
+    slow[2, 1] = 0.0
+    alone, beside = among(slow), among(slow, quickest_ns=timing.quickest(looked(np.zeros((12, 4)))))
+    for one in (alone, beside):
+        assert one.p50_ms == one.met_ms == pytest.approx(3.2, rel=0.02)
+    assert alone.disturbed == 0 and alone.noisy == "", "a single quick look is luck"
+    assert "the machine was slower than it can be in 98% of the rounds (at most 90%)" in beside.noisy
+
+
 def test_drift_is_the_trend_of_the_reference_and_0_where_chance_would_do(few_resamples):
     rng = np.random.default_rng(9)
     slope = np.linspace(1.0, 1.05, 12)[:, None] * np.ones((1, 4))

@@ -21,6 +21,8 @@ The answer has the `environment`, and, unless there is only an `error` with the 
 `reference` (null without one) and each of `models`:
 
     samples_ns   [load][round][call]; warmups: [calls, whether time came to stand still] of each load
+    around_ns    [load][round][2] of a model: what a call of the reference took just before and after that round; not
+                 with runtimes that start a program for each, and then the reference has as many rounds as a model
     how          what is worth knowing about the timing, such as "CUDA events, graph replay"
     peak_memory_kb    peak resident set of running it above the idle runtime, null where it is not known
     energy_mj    millijoules above idle of one call, null where unavailable; energy_source says of what, or why not;
@@ -162,7 +164,7 @@ def _time(
     clocks: Clocks,
     parent: int,
 ) -> None:
-    """Add samples, warm-ups and how they were taken to `results`."""
+    """Add samples, warm-ups and how they were taken to `results`. The references, one or none, come first."""
 
     def remembered(load: Load, result: dict[str, Any]) -> Network:
         network = load()
@@ -173,22 +175,29 @@ def _time(
         if file == 0:
             clocks.look()
         if spec.get("progress"):
-            progress = {"load": turn, "model": file - references, "samples_ns": rounds}
+            progress = {"load": turn, "model": file if file < files else -1, "samples_ns": rounds}
             print(json.dumps({"progress": progress}), file=sys.stderr, flush=True)
 
     least, most = spec["loads"]
-    plan = Plan(least, most, spec["precision"], int(1e9 * spec["budget_s"] * len(spec["models"])))
-    samples, warmups = measure(
-        [functools.partial(remembered, load, result) for load, result in zip(loads, results)],  # noqa: B905
+    files = len(spec["models"])
+    plan = Plan(least, most, spec["precision"], int(1e9 * spec["budget_s"] * files))
+    own = [functools.partial(remembered, load, result) for load, result in zip(loads, results)]  # noqa: B905
+    taken = measure(
+        own[references:],
         plan,
         random.Random(spec["seed"]),
         alive=lambda: os.getppid() == parent,
         pace=runtime.pace,
         watch=watch,
+        reference=own[0] if references else None,
     )
-    for result, taken, warmed in zip(results, samples, warmups):  # noqa: B905
-        result["samples_ns"] = taken
+    in_order = [*results[references:], *results[:references]]
+    for result, samples, warmed in zip(in_order, taken.samples, taken.warmups):  # noqa: B905
+        result["samples_ns"] = samples
         result["warmups"] = [[one.calls, one.still] for one in warmed]
+    for result, around in zip(in_order, taken.around):  # noqa: B905
+        if any(around):
+            result["around_ns"] = around
 
 
 def _energies(

@@ -5,10 +5,13 @@ file is loaded again and again, all files in a random order, and each load is ti
 blocks of calls, forwards and backwards through the files, so that drift of the machine meets all alike. Before
 that the load is warmed up until its time stands still. Nothing is thrown away. Loading goes on until the medians
 of the loads agree within `precision`, or the budget is spent.
+
+Between any two blocks the reference is called a few times: a block lies between two looks at the machine itself.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 import statistics
@@ -41,13 +44,15 @@ class Plan(NamedTuple):
 
 class Pace(NamedTuple):
     """How long a look at one load is. Blocks are of `block_ns`, but of `fewest` to `most` calls; `windows` are the
-    calls of a warm-up's window in the first load and in later ones, 0 where the network warms itself up."""
+    calls of a warm-up's window in the first load and in later ones, 0 where the network warms itself up. The reference
+    is called `between` blocks so often; 0 where that takes long: then it is timed in turns with the files."""
 
     rounds: int = 4  # forwards, backwards, forwards, backwards
     block_ns: int = 500_000  # few enough calls to meet the same machine as the block before
     fewest: int = 3
     most: int = 20
     windows: tuple[int, int] = (5, 2)
+    between: int = 5
 
     def calls(self, ns: float) -> int:
         """How many calls of `ns` make a block."""
@@ -65,6 +70,15 @@ class Warmup(NamedTuple):
     ns: float
 
 
+class Taken(NamedTuple):
+    """What was timed of each file: its samples, its warm-ups, and around each block what a call of the reference took
+    before and after it, in nanoseconds, as [load][round][2]; nothing without a reference or where it took turns."""
+
+    samples: list[Samples]
+    warmups: list[list[Warmup]]
+    around: list[Samples]
+
+
 def measure(
     loads: Sequence[Load],
     plan: Plan,
@@ -73,31 +87,48 @@ def measure(
     alive: Callable[[], bool] = lambda: True,
     pace: Pace = HERE,
     watch: Callable[[int, int, list[list[int]]], None] = lambda load, file, rounds: None,
-) -> tuple[list[Samples], list[list[Warmup]]]:
-    """Time what each of `loads` gives; both results are per file, then per load. Raises Orphaned.
+    reference: Load | None = None,
+) -> Taken:
+    """Time what each of `loads` gives, and the `reference`, which comes last in the answer. Raises Orphaned.
 
     `watch` gets the number of the load, that of the file and its samples, after every load.
     """
-    samples: list[Samples] = [[] for _ in loads]
-    warmups: list[list[Warmup]] = [[] for _ in loads]
+    every = [*loads, reference] if reference is not None else list(loads)
+    apart = reference is not None and pace.between > 0
+    turns = len(loads) if apart else len(every)
+    taken = Taken([[] for _ in every], [[] for _ in every], [[] for _ in loads])
+    samples, warmups, around = taken
     end = clock() + plan.budget_ns
     for turn in range(plan.most):
-        if turn >= plan.least and (clock() >= end or all(_settled(one, plan.precision) for one in samples)):
+        settled = all(_settled(one, plan.precision) for one in samples[: len(loads)])
+        if turn >= plan.least and (clock() >= end or settled):
             break
-        line = order.sample(range(len(loads)), len(loads))
-        blocks = {i: loads[i]().block for i in line}
-        for i in line:
-            warmups[i].append(warm_up(blocks[i], clock, pace.windows[0 if turn == 0 else 1]))
+        line = order.sample(range(turns), turns)
+        blocks = {i: every[i]().block for i in [*line, *range(turns, len(every))]}
+        for i, block in blocks.items():
+            warmups[i].append(warm_up(block, clock, pace.windows[0 if turn == 0 else 1]))
             samples[i].append([])
+        for one in around:
+            one.append([])
+        look = functools.partial(_look, blocks[turns], pace.between, samples[-1][-1]) if apart else None
+        before = look() if look else 0
         for number in range(pace.rounds):
             for i in line if number % 2 == 0 else reversed(line):
                 if not alive():
                     raise Orphaned
                 # As many calls in every load, so that each load weighs the same.
                 samples[i][-1].append(blocks[i](pace.calls(warmups[i][0].ns)))
-        for i in line:
+                if look:
+                    around[i][-1].append([before, before := look()])
+        for i in blocks:
             watch(turn, i, samples[i][-1])
-    return samples, warmups
+    return taken
+
+
+def _look(reference: Block, calls: int, seen: list[list[int]]) -> int:
+    """What a call of the reference takes now, which is added to what was `seen`."""
+    seen.append(reference(calls))
+    return round(statistics.median(seen[-1]))
 
 
 def warm_up(block: Block, clock: Callable[[], int], window: int, most_ns: int = 2_000_000_000) -> Warmup:

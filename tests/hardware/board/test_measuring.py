@@ -36,10 +36,14 @@ def times(samples):
     return [ns for load in samples for block in load for ns in block]
 
 
-def run(machine, loads, least=3, most=30, precision=0.01, budget_ns=10**9, **arguments):
+def taken(machine, loads, least=3, most=30, precision=0.01, budget_ns=10**9, **arguments):
     return measure(
         loads, Plan(least, most, precision, budget_ns), random.Random(0), clock=machine.clock, **arguments
     )
+
+
+def run(*arguments, **named):
+    return taken(*arguments, **named)[:2]
 
 
 def test_every_file_is_loaded_anew_and_timed_in_rounds_there_and_back():
@@ -156,3 +160,39 @@ def test_every_load_is_told_as_soon_as_it_is_done():
         watch=lambda load, file, rounds: told.append((load, file, rounds)),
     )  # fmt: skip
     assert sorted(told) == [(load, file, samples[file][load]) for load in (0, 1) for file in (0, 1)]
+
+
+def test_every_block_lies_between_two_looks_at_the_reference():
+    machine = Machine()
+    files, reference = [machine.network(name, 500_000) for name in "ab"], machine.network("r", 50_000)
+    samples, warmups, around = taken(machine, files, least=2, most=2, reference=reference)
+    calls, rounds = Pace().between, Pace().rounds
+    assert [len(load) for load in samples[-1]] == [2 * rounds + 1] * 2 and len(warmups) == 3
+    timed_first = "".join(machine.order)[sum(one[0].calls for one in warmups) :]
+    look = "r" * calls
+    assert timed_first.startswith(look) and set(timed_first.split(look)[1 : 2 * rounds + 1]) == {"aaa", "bbb"}
+    assert around == [[[[50_000, 50_000]] * rounds] * 2] * 2
+
+
+def test_looks_tell_which_rounds_met_a_machine_that_was_slower_for_a_while():
+    machine, rounds = Machine(), iter(range(100))
+
+    def slower_in_the_third_round():
+        machine.pace = 1.5 if next(rounds) == 2 else 1.0
+        return True
+
+    file, reference = machine.network("a", 500_000), machine.network("r", 50_000)
+    [samples], _, [around] = (one[:1] for one in taken(
+        machine, [file], least=1, most=1, reference=reference, alive=slower_in_the_third_round
+    ))  # fmt: skip
+    assert [statistics.median(block) for block in samples[0]] == [500_000, 500_000, 750_000, 500_000]
+    assert [max(pair) for pair in around[0]] == [50_000, 50_000, 75_000, 75_000]
+
+
+def test_where_looking_takes_long_the_reference_takes_turns_with_the_files():
+    machine, pace = Machine(), Pace(rounds=2, between=0)
+    samples, _, around = taken(
+        machine, [machine.network("a", 10**6)], least=3, most=3, pace=pace, reference=machine.network("r", 10**5)
+    )  # fmt: skip
+    assert [len(load) for load in samples[-1]] == [len(load) for load in samples[0]] == [2, 2, 2]
+    assert not any(around[0])

@@ -26,7 +26,7 @@ from ..network import CannotRun, Network
 WARM = 5  # calls of a start that are not told
 WARM_MS = 200  # where warming up is counted in time
 
-ONE_START = Pace(rounds=1, block_ns=100_000_000, fewest=10, most=200, windows=(0, 0))
+ONE_START = Pace(rounds=1, block_ns=100_000_000, fewest=10, most=200, windows=(0, 0), between=0)
 
 
 class Job(NamedTuple):
