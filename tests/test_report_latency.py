@@ -38,6 +38,10 @@ def test_each_network_that_was_predicted_and_measured_is_a_mark():
     page = report.render(said)
     assert "2 networks of the search, each predicted before it was measured" in page
     assert "1 of 2 lie outside" in page and "5.0 %" in page and "0.03 to 0.07" in page
+    assert "too noisy" not in page
+    assert "3 of the networks measured were too noisy to tell" in report.render(
+        summary(predictor={"kind": "network"}, pairs=pairs, untaught=3)
+    )
 
 
 def test_a_predictor_of_which_nothing_was_measured_says_so():

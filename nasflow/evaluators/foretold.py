@@ -98,6 +98,11 @@ class Record:
         )
 
 
+def _teaching(latency: Latency) -> float | None:
+    """What a predictor may learn from a measurement; None where that was too noisy."""
+    return None if latency.noisy else latency.p50_ms
+
+
 def _prediction(said: Mapping[str, Any]) -> Prediction:
     parts = tuple((str(name), float(ms)) for name, ms in said["parts"])
     return Prediction(float(said["p50_ms"]), float(said["deviation_ms"]), parts)
@@ -108,7 +113,9 @@ class Records:
     """The records of a search: `folder`/NNNNN/latency@<device>.json, beside the candidate.onnx that they are about."""
 
     folder: Path
-    _times: dict[str, dict[int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _times: dict[str, dict[int, float | None]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def file(self, number: int) -> Path:
         """Where the trial's exported network lies, or will."""
@@ -122,22 +129,21 @@ class Records:
 
     def write(self, number: int, device: str, record: Record) -> None:
         write_json(self._path(number, device), record.to_json())
-        if record.latency is not None and not record.latency.noisy and device in self._times:
-            self._times[device][number] = record.latency.p50_ms
+        if record.latency is not None and device in self._times:
+            self._times[device][number] = _teaching(record.latency)
 
-    def measured(self, device: str, before: float = math.inf) -> list[tuple[Path, float]]:
+    def measured(self, device: str, before: float = math.inf) -> tuple[list[tuple[Path, float]], int]:
         """The latest measurements of trials with a number below `before`: file and p50 in milliseconds. Noisy ones
-        are left out, from which a predictor would learn who else was at work."""
+        are left out, from which a predictor would learn who else was at work, and counted."""
         if device not in self._times:
             numbers = sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdecimal())
             records = ((number, self._read(number, device)) for number in numbers)
             self._times[device] = {
-                number: record.latency.p50_ms
-                for number, record in records
-                if record and record.latency and not record.latency.noisy
+                number: _teaching(record.latency) for number, record in records if record and record.latency
             }
-        earlier = sorted(number for number in self._times[device] if number < before)[-LEARNT:]
-        return [(self.file(number), self._times[device][number]) for number in earlier]
+        earlier = [(number, ms) for number, ms in sorted(self._times[device].items()) if number < before]
+        known = [(self.file(number), ms) for number, ms in earlier if ms is not None]
+        return known[-LEARNT:], len(earlier) - len(known)
 
     def _read(self, number: int, device: str) -> Record | None:
         path = self._path(number, device)

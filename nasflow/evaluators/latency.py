@@ -123,8 +123,14 @@ class MeasuredLatency:
         if foresight is None or not new:
             return
         predictor = foresight.predictor
-        if measured := self._records.measured(device.name, before=min(known)):
+        measured, noisy = self._records.measured(device.name, before=min(known))
+        if measured:
             predictor = predictor.refitted(measured)
+        if noisy:
+            log.info(
+                "the predictor of %s learned from %d measurements; %d more were too noisy to tell",
+                device.name, len(measured), noisy,
+            )  # fmt: skip
         for number, prediction in zip(
             new, foretell(predictor, [self._records.file(number) for number in new]), strict=True
         ):

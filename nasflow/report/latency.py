@@ -100,6 +100,7 @@ def _agreement(told: Mapping[str, Any]) -> dict[str, Any]:
         "scatter": Markup(agreement(pairs)),
         "measured": len(pairs),
         "outside": int(facts.number(told.get("outside")) or 0),
+        "untaught": int(facts.number(told.get("untaught")) or 0),
         "figures": [
             (title, _figure(told.get("accuracy"), key), _figure(predictor.get("accuracy"), key))
             for key, title in (

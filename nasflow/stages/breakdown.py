@@ -63,9 +63,9 @@ def kinds(run: Run, file: Path) -> dict[str, dict[str, float]]:
 
 def told(run: Run, study: Study, shipped: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By device, for summary.json: `predictor`, `stale`, `pairs` (trial, predicted, deviation, measured; in
-    milliseconds), their `accuracy`, how many lie `outside` their interval, what of the front is `unmeasured`,
-    `noisy` or measured while the device had `moved` (both by trial), and the `breakdown` of the shipped file. What is
-    not known is left out."""
+    milliseconds), their `accuracy`, how many lie `outside` their interval, how many measurements were `untaught`, being
+    too noisy to refit it on, what of the front is `unmeasured`, `noisy` or measured while the device had `moved` (both
+    by trial), and the `breakdown` of the shipped file. What is not known is left out."""
     kept = (run.folder / "stages" / "predictors.json").exists()
     built = predictors.predictors(run) if kept else {}
     known = (run.done("search") or {}).get("latency") or {}
@@ -102,12 +102,13 @@ def _compared(run: Run, study: Study, built: Built) -> dict[str, Any]:
     records = Records(run.folder / "trials")
     pairs: list[list[float]] = []
     stale: dict[str, None] = {}
-    outside = 0
+    outside = noisy = 0
     for trial in study.trials:
         record = records.read(trial, built.device)
         if record is None or record.latency is None:
             continue
         stale |= dict.fromkeys(store.stale(built, record.latency.environment))
+        noisy += bool(record.latency.noisy)
         if record.predicted is not None:
             low, high = interval(record.predicted)
             outside += not low <= record.latency.p50_ms <= high
@@ -123,6 +124,7 @@ def _compared(run: Run, study: Study, built: Built) -> dict[str, Any]:
         "stale": [predictors.outdated(built.device, change) for change in stale],
         "pairs": pairs,
         "outside": outside,
+        "untaught": noisy,
     }
     if len(pairs) >= FEWEST:
         said["accuracy"] = Accuracy.of([p[1] for p in pairs], [p[3] for p in pairs]).to_json()

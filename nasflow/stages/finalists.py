@@ -119,7 +119,7 @@ def _known(
             told[str(trial.number)] = {"source": "measured", "p50_ms": record.latency.p50_ms}
         else:
             others.append(trial)
-    measured = kept.measured(device)
+    measured, _ = kept.measured(device)
     predictor = latency.foresight[device].predictor
     predictor = predictor.refitted(measured) if measured else predictor
     predictions = foretell(predictor, [kept.file(trial.number) for trial in others])

@@ -161,6 +161,17 @@ def test_records_from_before_there_were_predictions_are_read(tmp_path):
     place.mkdir()
     said = {"point": {"width": 3}, "sha256": "0" * 64, "latency": made_up(3).to_json()}
     (place / "latency@board.json").write_text(json.dumps(said))
-    assert Records(tmp_path).measured("board", before=1) == [(place / "candidate.onnx", 3.0)]
+    assert Records(tmp_path).measured("board", before=1) == ([(place / "candidate.onnx", 3.0)], 0)
     assert Records(tmp_path).read(trial(0, 3), "board").latency == made_up(3)
     assert Records(tmp_path).read(trial(0, 4), "board") is None
+
+
+def test_noisy_measurements_teach_nothing_and_are_counted(tmp_path):
+    kept, afterwards = Records(tmp_path), Records(tmp_path)
+    assert kept.measured("board") == ([], 0)
+    for number in range(4):
+        noisy = "others had the core" if number % 2 else ""
+        kept.write(number, "board", Record({}, "0" * 64, latency=replace(made_up(3 + number), noisy=noisy)))
+    for records in (kept, afterwards):
+        assert records.measured("board") == ([(kept.file(0), 3.0), (kept.file(2), 5.0)], 2)
+        assert records.measured("board", before=1) == ([(kept.file(0), 3.0)], 0)
