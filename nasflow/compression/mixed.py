@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import onnx
 
-from nasflow.compression.quantize import QuantizeError, prepared
+from nasflow.compression.quantize import QuantizeError, in_integers, prepared
 from nasflow.hardware import Device
 
 SEGMENTS = 8  # at most, so that all single flips are measured within some seconds
@@ -48,7 +48,7 @@ class Mixed:
 
     `integers` is the file with all in integers. `flips_ms` holds the p50 of the file with this segment alone in the
     other precision, as measured beside `ms`, the p50 of the best uniform file (`uniform`). `ratio` is the time of the
-    result over that file's, 1 where it is that file.
+    result over that file's, 1 where it is that file. `ran` names the layers that ONNX Runtime computes in integers.
     """
 
     file: Path
@@ -59,6 +59,7 @@ class Mixed:
     ms: float
     flips_ms: tuple[float, ...]
     ratio: float = 1.0
+    ran: tuple[str, ...] = ()
 
     def to_json(self, folder: Path) -> dict[str, Any]:
         """With files as seen from `folder`, which may then be moved."""
@@ -76,6 +77,7 @@ class Mixed:
             ms=float(told["ms"]),
             flips_ms=tuple(map(float, told["flips_ms"])),
             ratio=float(told["ratio"]),
+            ran=tuple(told["ran"]),
         )
 
     @property
@@ -85,9 +87,9 @@ class Mixed:
 
     @property
     def policy(self) -> dict[str, str]:
-        """`precision.<layer>`: int8 or fp32, for every convolution and matrix product."""
-        said = zip(self.segments, self.precisions, strict=True)
-        return {f"precision.{layer_of(name)}": how for one, how in said for name in one.layers}
+        """`precision.<layer>`: int8 or fp32, for every convolution and matrix product, as it runs."""
+        named = [name for one in self.segments for name in one.layers]
+        return {f"precision.{layer_of(name)}": "int8" if name in self.ran else "fp32" for name in named}
 
     @property
     def words(self) -> str:
@@ -187,7 +189,8 @@ class _Search:
             floats = self.accurate(floats, error, allowed, base)
         ratio = 1.0 if floats == start else self.device.compare(self.write(start), self.write(floats)).ratio
         keep = tuple(node for i in sorted(floats) for node in self.segments[i].nodes)
-        return replace(base, file=self.write(floats), keep=keep, ratio=ratio)
+        ran = tuple(sorted(in_integers(self.write(floats))))
+        return replace(base, file=self.write(floats), keep=keep, ratio=ratio, ran=ran)
 
     def flips(self, floats: frozenset[int]) -> tuple[float, tuple[float, ...]]:
         """The time of a file, and that with each segment alone flipped, all measured in turns."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ def int8(
         )
         quantised = onnx.load(part)
         _saturate(quantised)
+        _shield(quantised, keep)
         onnx.checker.check_model(quantised)
         onnx.save(quantised, part)
         if int8_share(part) == 0:
@@ -153,12 +155,24 @@ def prepared(file: Path) -> onnx.ModelProto:
 def int8_share(file: Path) -> float:
     """Share of the convolutions and matrix products in `file` that ONNX Runtime computes in integers here, read
     off the graph that it optimised; 0 where there are none."""
+    kinds = [node.op_type for node in _optimised(file)]
+    integers, floats = (sum(kind in these for kind in kinds) for these in (IN_INTEGERS, IN_FLOATS))
+    return integers / (integers + floats) if integers else 0.0
+
+
+def in_integers(file: Path) -> frozenset[str]:
+    """The convolutions and matrix products in `file`, by their nodes' names, that ONNX Runtime computes in integers
+    here, read off the graph that it optimised."""
+    return frozenset(
+        re.sub(r"_token_\d+$", "", node.name) for node in _optimised(file) if node.op_type in IN_INTEGERS
+    )
+
+
+def _optimised(file: Path) -> list[onnx.NodeProto]:
     with tempfile.TemporaryDirectory(prefix="nasflow-int8-") as folder:
         optimised = Path(folder) / "optimised.onnx"
         _session(file, optimised)
-        kinds = [node.op_type for node in onnx.load(optimised).graph.node]
-    integers, floats = (sum(kind in these for kind in kinds) for these in (IN_INTEGERS, IN_FLOATS))
-    return integers / (integers + floats) if integers else 0.0
+        return list(onnx.load(optimised).graph.node)
 
 
 def needs_reduced_range(flags: Collection[str]) -> bool:
@@ -312,6 +326,43 @@ def _saturate(model: onnx.ModelProto) -> None:
             rounding.input[1], rounding.input[2] = unit, zero
         if readers[source.output[0]] == [node]:  # a node that nobody reads would still be computed
             graph.node.remove(source)
+    _drop_unused(graph)
+
+
+def _shield(model: onnx.ModelProto, keep: Collection[str]) -> None:
+    """Read rounded tensors for the nodes to keep with one scale per channel, all of them equal, in place.
+
+    The same numbers, but ONNX Runtime does not see through it. A convolution or matrix product that reads a tensor with
+    a single scale gets its weights rounded by it, with one scale for all of them, and where its result is rounded too,
+    is computed in integers, whatever the file says (WeightBiasQuantization in its optimiser, 1.31).
+    """
+    graph = model.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    sizes = {
+        value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    for node in [node for node in graph.node if node.name in keep]:
+        source = makers.get(node.input[0]) if node.input else None
+        if source is None or source.op_type != "DequantizeLinear" or source.input[0] in constants:
+            continue
+        channels = next(iter(sizes.get(source.output[0], [])[1:2]), 0)
+        if not channels or constants[source.input[1]].dims:
+            continue
+        read = f"{node.name}_input"
+        given = [source.input[0]]
+        for number, name in enumerate(source.input[1:]):
+            value = numpy_helper.to_array(constants[name])
+            given.append(f"{read}_{number}")
+            graph.initializer.append(numpy_helper.from_array(np.full(channels, value), given[-1]))
+        reader = helper.make_node("DequantizeLinear", given, [read], name=f"{read}_read", axis=1)
+        graph.node.insert(list(graph.node).index(node), reader)
+        node.input[0] = read
+    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    for node in [node for node in graph.node if node.op_type == "DequantizeLinear"]:
+        if node.output[0] not in used:
+            graph.node.remove(node)
     _drop_unused(graph)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from networks import SHAPE, chain, convolution, mobile, residual, trained
 from tiny import Scripted
 from torch import nn
@@ -16,7 +17,7 @@ from torch import nn
 from nasflow import export
 from nasflow.compression import mixed
 from nasflow.compression.mixed import Mixed, fastest, layer_of, segments
-from nasflow.compression.quantize import QuantizeError, int8, int8_share, prepared
+from nasflow.compression.quantize import QuantizeError, in_integers, int8, int8_share, prepared
 
 DATA = np.random.default_rng(0).normal(size=(16, *SHAPE)).astype(np.float32)
 LAYERS = ("Conv", "Gemm", "MatMul")
@@ -92,6 +93,38 @@ def test_kept_nodes_stay_in_floats_and_others_do_not(file, tmp_path):
         int8(file, DATA, tmp_path / "out.onnx", keep=["nothing"])
 
 
+def test_what_is_kept_really_runs_in_floats_and_all_else_in_integers(file, tmp_path):
+    """ONNX Runtime would round the weights of a layer between two rounded tensors by itself."""
+    whole = in_integers(int8(file, DATA, tmp_path / "whole.onnx"))
+    cut = segments(file, 100)
+    assert whole == {name for one in cut for name in one.layers}
+    for one in cut:
+        out = int8(file, DATA, tmp_path / "out.onnx", keep=one.nodes)
+        assert in_integers(out) == whole - set(one.layers), one.layers
+
+
+def test_layers_that_are_kept_alone_really_run_in_floats(file, tmp_path):
+    nodes = prepared(file).graph.node
+    for node in [node for node in nodes if node.op_type in LAYERS][1:]:
+        assert node.name not in in_integers(int8(file, DATA, tmp_path / "out.onnx", keep=[node.name]))
+
+
+def test_kept_layers_keep_their_weights(tmp_path):
+    """One scale for all weights would leave nothing of the small ones beside the large."""
+    model = trained(partial(narrow, 3)).eval()
+    with torch.no_grad():
+        model[1][0].weight[0] *= 1e4
+        model[1][1].running_var[0] = 1e8
+        model[1][1].running_mean[0] = 0
+    export.to_onnx(model, SHAPE, tmp_path / "model.onnx")
+    first, *others = segments(tmp_path / "model.onnx")
+    keep = [name for one in others for name in one.nodes]
+    out = int8(tmp_path / "model.onnx", DATA, tmp_path / "out.onnx", keep=keep)
+    assert in_integers(out) == set(first.layers)
+    a, b = (export.predict(file, DATA) for file in (tmp_path / "model.onnx", out))
+    assert np.abs(a - b).max() < 0.05 * np.ptp(a)
+
+
 def test_names_of_nodes_do_not_depend_on_the_weights(file, tmp_path):
     export.to_onnx(trained(residual, 1), SHAPE, tmp_path / "a.onnx")
     export.to_onnx(trained(residual, 2), SHAPE, tmp_path / "b.onnx")
@@ -127,6 +160,7 @@ def test_layers_that_integers_slow_down_are_kept_in_floats(tmp_path, start):
         assert how == ("fp32" if layer in slow else "int8")
     assert found.ratio < 1 and "fp32 kept" in found.words
     assert integers(found.file) == {name: name not in slow for name in names}
+    assert set(found.ran) == set(names) - set(slow)
     assert 0 < int8_share(found.file) < 1
     assert len(found.flips_ms) == len(names) and found.ms > 0
     said = json.loads(json.dumps(found.to_json(tmp_path / "here")))
