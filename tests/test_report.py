@@ -703,3 +703,41 @@ def test_a_compression_step_is_told_in_one_line(summary: Summary) -> None:
     step["before"] = {"error": 0.1, "flops": 100.0, "latency_ms@my-pi": 2.0, "size_kb": 0.0}
     step["after"] = {"error": 0.105, "flops": 52.0, "latency_ms@my-pi": 1.38, "size_kb": 0.0}
     assert "FLOPs -48 %, latency on my-pi -31 %, error +0.5 points." in render(summary)
+
+
+def test_a_policy_is_told_by_what_it_does(summary: Summary) -> None:
+    step = summary["compression"][0]
+    step["policy"] = {"channels.stem": 0.5, "channels.a.1": 0.5, "channels.b": 1.0, "block.c": False, "block.d": True,
+                      "precision.stem": "int8", "precision.b": "fp32"}  # fmt: skip
+    told = Page(render(summary)).text
+    assert (
+        "50 % of the channels in stem, a.1 · all channels in b · without c · int8 in stem · fp32 in b" in told
+    )
+    step["policy"] = {"precision.stem": "int8", "precision.b": "int8"}
+    assert "int8 in all layers" in Page(render(summary)).text
+
+
+def test_steps_tell_what_was_asked_for_and_what_compression_is_about(summary: Summary) -> None:
+    step = summary["compression"][0]
+    for side in ("before", "after"):
+        step[side] = {**step[side], "compute_intensity": 3.0, "sparsity": 0.25}
+    section = render(summary).partition("Compression, before and after")[2].partition("</thead>")[0]
+    assert "sparsity" in section and "multiply-adds per byte" not in section
+    summary["objectives"].append({"metric": "compute_intensity", "goal": "max"})
+    section = render(summary).partition("Compression, before and after")[2].partition("</thead>")[0]
+    assert "multiply-adds per byte" in section
+
+
+def test_an_own_network_is_compared_with_itself_as_deployed(summary: Summary) -> None:
+    ships = shipped(summary)
+    origin = facts.origin(summary, ships["name"])
+    summary["experiment"]["model"] = {"name": "mine.py:net"}
+    summary["front"] = [one for one in summary["front"] if f"trial-{one['trial']}" == origin]
+    twice = {device: {**cost, "p50_ms": 2 * cost["p50_ms"]} for device, cost in ships["latency"].items()}
+    whole = {**ships, "name": origin, "shipped": False, "latency": twice, "size_kb": 4 * ships["size_kb"],
+             "limits": [{"metric": "size_kb", "limit": 1.0, "value": 2.0, "holds": False}]}  # fmt: skip
+    summary["deployed"] = [ships, whole]
+    said = answer(summary)
+    assert f"2.0× faster on local-cpu than {origin}, your mine.py:net" in said
+    assert "latency on local-cpu -50 %" in said and f"against {origin}, as deployed." in said
+    assert f"{origin} violates a limit" not in Page(render(summary)).text

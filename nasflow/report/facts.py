@@ -154,6 +154,11 @@ def shipped(summary: Summary) -> Network | None:
     return next((network for network in _deployed(summary) if network.kind == "shipped"), None)
 
 
+def deployed(summary: Summary, name: str) -> Network | None:
+    """The network of this name as it was deployed, at what its file was measured to be; None if it was not."""
+    return next((network for network in _deployed(summary) if network.name == name), None)
+
+
 def best(candidates: Iterable[Network], by: Metric) -> Network | None:
     """The network that is best in one metric, None if none of them has it."""
     able = [network for network in candidates if by.name in network.metrics]

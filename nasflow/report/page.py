@@ -20,6 +20,7 @@ from nasflow.report.facts import Metric, Network, Summary
 CHOICES_SHOWN = 40  # networks in the table of choices; a front in many objectives can have a thousand members
 FRONT_SHOWN = 300
 CURVES_SHOWN = 6
+STEPS_TELL = (*words.CHANGING, "params", "sparsity")  # and the objectives
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -211,7 +212,12 @@ def _tiles(summary: Summary) -> list[tuple[str, str, str]]:
 
 def _warnings(summary: Summary) -> list[str]:
     """What a reader must know before trusting the answer."""
-    others = [entry for entry in facts.rows(summary.get("deployed")) if not entry.get("shipped")]
+    source = facts.origin(summary, str(words.shipped_entry(summary).get("name")))  # it is why a limit was set
+    others = [
+        entry
+        for entry in facts.rows(summary.get("deployed"))
+        if not entry.get("shipped") and entry.get("name") != source
+    ]
     found = [
         f"{entry.get('name')} violates a limit. {text}" for entry in others for text in words.broken(entry)
     ]
@@ -272,7 +278,9 @@ def _compression(summary: Summary) -> dict[str, Any]:
         name: None for step in steps for side in ("before", "after") for name in facts.numbers(step.get(side))
     }
     known = {one.name: one for one in facts.metrics(summary)}
-    columns = sorted(names, key=lambda name: (not name.startswith("latency_ms"), name != "error"))
+    asked = {str(goal.get("metric")) for goal in facts.rows(summary.get("objectives"))}
+    told = [name for name in names if name in asked or name.partition("@")[0] in STEPS_TELL]
+    columns = sorted(told, key=lambda name: (not name.startswith("latency_ms"), name != "error"))
     table = []
     for step in steps:
         before, after = facts.numbers(step.get("before")), facts.numbers(step.get("after"))
@@ -284,7 +292,7 @@ def _compression(summary: Summary) -> dict[str, Any]:
                     _change(known.get(name, facts.metric(name)), before.get(name), after.get(name))
                     for name in columns
                 ],
-                "policy": list(_flat(facts.table(step.get("policy")))),
+                "policy": words.policy(facts.table(step.get("policy"))),
             }
         )
     return {

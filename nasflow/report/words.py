@@ -60,17 +60,50 @@ def change(before: Mapping[str, float], after: Mapping[str, float]) -> str:
     >>> before = {"error": 0.08, "flops": 200.0, "latency_ms@pi": 1.0}
     >>> change(before, {"error": 0.087, "flops": 104.0, "latency_ms@pi": 0.69})
     'FLOPs -48 %, latency on pi -31 %, error +0.7 points'
+    >>> change(before, {**before, "latency_ms@pi": 0.81})
+    'same FLOPs, latency on pi -19 %, same error'
     """
     said = []
     for metric, label in CHANGING.items():
         for name in [name for name in before if name.partition("@")[0] == metric and name in after]:
             device = name.partition("@")[2]
+            what = f"{label} on {device}" if device else label
             if metric == "error":
-                said.append(f"{label} {100 * (after[name] - before[name]):+.1f} points")
+                by = f"{100 * (after[name] - before[name]):+.1f} points"
             elif before[name] > 0:
-                share = round(100 * (after[name] / before[name] - 1))
-                said.append(f"{label}{f' on {device}' if device else ''} {share:+d} %")
+                by = f"{round(100 * (after[name] / before[name] - 1)):+d} %"
+            else:
+                continue
+            said.append(f"same {what}" if by in ("+0 %", "+0.0 points", "-0.0 points") else f"{what} {by}")
     return ", ".join(said)
+
+
+def policy(said: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a policy of compression does, and where: channels kept, blocks that are gone, precisions.
+
+    >>> policy({"channels.stem": 0.5, "channels.conv": 1.0, "block.last": False, "precision.stem": "int8"})
+    [('50 % of the channels in', 'stem'), ('all channels in', 'conv'), ('without', 'last'), ('int8 in', 'all layers')]
+    """
+    done: dict[str, list[str]] = {}
+    for name, value in said.items():
+        kind, _, where = name.partition(".")
+        kept = facts.number(value)
+        if kind == "channels" and kept is not None:
+            how = "all channels in" if kept == 1 else f"{100 * kept:.0f} % of the channels in"
+        elif kind == "block" and isinstance(value, bool):
+            how = "without" if not value else ""
+        elif kind == "precision":
+            how = f"{value} in"
+        else:
+            how, where = name, str(value)
+        done.setdefault(how, []).append(where)
+    done.pop("", None)
+    precisions = [
+        how for name, value in said.items() if name.startswith("precision.") for how in [f"{value} in"]
+    ]
+    if len(set(precisions)) == 1:
+        done[precisions[0]] = ["all layers"]
+    return [(how, ", ".join(where)) for how, where in done.items()]
 
 
 def running(summary: Summary) -> str:
@@ -111,13 +144,21 @@ def _reasons(summary: Summary, chosen: Network) -> tuple[str, ...]:
     versus = _versus(summary, chosen)
     first = f"{parts}{', ' if parts and versus else ''}{versus}"
     why = sentence(facts.table(summary.get("choice")).get("why"))
-    return (*([f"{capital(first)}."] if first else []), *([f"Why this one: {why[0]}"] if why else []))
+    made = facts.deployed(summary, facts.origin(summary, chosen.name))
+    saved = change(made.metrics, chosen.metrics) if made is not None and made.name != chosen.name else ""
+    return (
+        *([f"{capital(first)}."] if first else []),
+        *([f"{saved} against {made.name}, as deployed."] if made is not None and saved else []),
+        *([f"Why this one: {why[0]}"] if why else []),
+    )
 
 
 def _versus(summary: Summary, chosen: Network) -> str:
-    """The chosen network against the most accurate one of the search, on the same kind of error."""
+    """The chosen network against the most accurate one of the search, on the same kind of error, and as deployed where
+    it was."""
     error = facts.metric("error")
     rival = facts.best(facts.front(summary), error)
+    rival = rival and (facts.deployed(summary, rival.name) or rival)
     if rival is None or "error" not in chosen.metrics:
         return ""
     gap = 100 * (chosen.metrics["error"] - rival.metrics["error"])
@@ -127,7 +168,11 @@ def _versus(summary: Summary, chosen: Network) -> str:
         cost = f"for {abs(gap):.1f} points {'more' if gap > 0 else 'less'} validation error"
     name = next((one.name for one in facts.metrics(summary) if one.name.startswith("latency_ms@")), "")
     ours, theirs = chosen.metrics.get(name), rival.metrics.get(name)
-    if rival.name == facts.origin(summary, chosen.name):
+    if own := facts.table(facts.table(summary.get("experiment")).get("model")):
+        who = f"{rival.name}, your {own.get('name')}"
+        if rival.name == chosen.name:
+            return "your network as it is"
+    elif rival.name == facts.origin(summary, chosen.name):
         who = f"the most accurate network of the search, {rival.name}, from which it was made"
         if rival.name == chosen.name:
             return "the most accurate network of the search"
