@@ -104,9 +104,17 @@ def run_small(experiment: str, folder: Path, more: Mapping[str, object]) -> dict
     [
         ("stripes.yaml", {}),
         ("my-model.yaml", {**DIGITS, "compress.max_error_increase": 0.9}),
-        ("climb.yaml", {**DIGITS, "search.trials": 4, "search.strategy.first": 2}),
-        ("two-devices.yaml", DIGITS),
-        ("limits.yaml", {**DIGITS, "limits.error": 0.99, "limits.latency_ms": 10}),
+        pytest.param(
+            "climb.yaml",
+            {**DIGITS, "search.trials": 4, "search.strategy.first": 2},
+            marks=pytest.mark.long,
+        ),
+        pytest.param("two-devices.yaml", DIGITS, marks=pytest.mark.long),
+        pytest.param(
+            "limits.yaml",
+            {**DIGITS, "limits.error": 0.99, "limits.latency_ms": 10},
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_the_experiments_of_the_how_to_run(file, more, somewhere):
@@ -158,6 +166,7 @@ def test_the_python_of_the_how_to_runs(somewhere, small_fit, capsys):
     printed = capsys.readouterr().out
     assert "('across', 'down') [" in printed
     assert "5 trials trained [Trial(" in printed
+    assert "'weight_bits.0': " in printed and "'error_simulated': " in printed
     assert (somewhere / "runs/costs.journal").exists()
 
 

@@ -131,6 +131,7 @@ def test_search_only_needs_no_torch(tmp_path):
     assert ended.stdout.endswith("False\n")
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter's own
 def test_the_notebook(tmp_path):
     notebook = read_notebook()

@@ -321,7 +321,7 @@ def test_functions_of_a_script_work_and_its_workers_die_with_it(running):
 def test_ctrl_c_ends_everything_and_fails_no_trial(running):
     process, workers = running
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode != 0 and out == ""
     assert err.count("Traceback") == 1 and "KeyboardInterrupt" in err, "the workers say nothing"
     assert gone(workers)

@@ -101,7 +101,7 @@ def test_it_finds_most_of_the_ones_through_little_noise():
 
 def test_aging_forgets_lucky_measurements_where_removing_the_worst_keeps_them():
     aging, worst = (
-        statistics.median(best_of_onemax(seed, bits=100, noise=0.05, aging=aging) for seed in range(10))
+        statistics.median(best_of_onemax(seed, bits=100, noise=0.05, aging=aging) for seed in range(5))
         for aging in (True, False)
     )
     assert 0.69 <= aging <= 0.78 and 0.62 <= worst <= 0.72

@@ -130,7 +130,9 @@ def test_later_stages_and_the_summary_go_by_what_was_measured(wanted, predictor,
             assert entry["metrics"]["latency_ms@local-cpu"] == tiny.by_size(file)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize(
+    "share", [0.1, 0.8, *(pytest.param(share, marks=pytest.mark.long) for share in (0.5, 1.0))]
+)
 def test_a_search_that_is_killed_as_it_writes_down_a_latency_ends_as_one_that_was_not(
     wanted, predictor, tmp_path, share
 ):
