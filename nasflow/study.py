@@ -6,6 +6,7 @@ A study lives in memory; given a `Record` (nasflow/record.py) every change is on
 from __future__ import annotations
 
 import math
+from bisect import bisect, insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -118,6 +119,9 @@ class Study:
         self._seen: dict[str, int] = {}
         for trial in self._trials:
             self._remember(trial)
+        # Kept up to date trial by trial, so that asking for them costs as much in the last trial as in the first.
+        self._finalists = [trial for trial in self._trials if self._is_finalist(trial)]
+        self._front = _Front(self._finalists, self.losses(self._finalists))
 
     @property
     def trials(self) -> Sequence[Trial]:
@@ -145,20 +149,12 @@ class Study:
     @property
     def finalists(self) -> list[Trial]:
         """Done at full fidelity and inside every limit."""
-        return [
-            trial
-            for trial in self._trials
-            if trial.state == "done" and trial.fidelity >= 1.0 and not self.violation(trial.metrics)
-        ]
+        return list(self._finalists)
 
     @property
     def front(self) -> list[Trial]:
         """The finalists that no other finalist dominates."""
-        finalists = self.finalists
-        if not finalists:
-            return []
-        keep = pareto.non_dominated(self.losses(finalists))
-        return [trial for trial, kept in zip(finalists, keep, strict=True) if kept]
+        return list(self._front.members)
 
     def losses(self, trials: Iterable[Trial]) -> NDArray[np.float64]:
         """Array (trials, optimised objectives), lower is better."""
@@ -242,12 +238,18 @@ class Study:
         self._states[trial.state] += 1
         if trial.state in TRAINED:
             self._costs.append(trial.fidelity)
+        if self._is_finalist(trial):
+            insort(self._finalists, trial, key=_number)
+            self._front.add(trial, self.losses([trial])[0])
         return trial
 
     def original(self, trial: Trial) -> Trial | None:
         """The earlier trial with the same meaning and fidelity, if there is one."""
         first = self._firsts[trial.number]
         return self._trials[first] if first < trial.number else None
+
+    def _is_finalist(self, trial: Trial) -> bool:
+        return trial.state == "done" and trial.fidelity >= 1.0 and not self.violation(trial.metrics)
 
     def _remember(self, trial: Trial) -> None:
         key = f"{self.space.key(trial.point)}@{trial.fidelity:.6g}"
@@ -268,3 +270,27 @@ class Study:
                 raise StudyError(
                     f"trial {trial.number} is done but {objective.metric} is {value}: expected a finite number"
                 )
+
+
+class _Front:
+    """The trials that no other one beats, in the order of their numbers, as trials are added one by one."""
+
+    def __init__(self, trials: Sequence[Trial], losses: NDArray[np.float64]) -> None:
+        keep = pareto.non_dominated(losses)
+        self.members = [trial for trial, kept in zip(trials, keep, strict=True) if kept]
+        self._losses = losses[keep]
+
+    def add(self, trial: Trial, loss: NDArray[np.float64]) -> None:
+        beating = (self._losses <= loss).all(axis=1) & (self._losses < loss).any(axis=1)
+        if beating.any():
+            return
+        beaten: NDArray[np.bool_] = (self._losses >= loss).all(axis=1) & (self._losses > loss).any(axis=1)
+        self.members = [member for member, gone in zip(self.members, beaten, strict=True) if not gone]
+        self._losses = self._losses[~beaten]
+        at = bisect(self.members, trial.number, key=_number)
+        self.members.insert(at, trial)
+        self._losses = np.insert(self._losses, at, loss, axis=0)
+
+
+def _number(trial: Trial) -> int:
+    return trial.number

@@ -3,6 +3,7 @@
 import math
 from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 
 from nasflow.space import Choice, Space, SpaceError
@@ -108,6 +109,39 @@ def test_a_metric_that_only_has_a_limit_dominates_nothing():
         done(study, trial, error=0.1, size=size)
     assert len(study.front) == 2, "equal in all that is optimised"
     assert study.losses(study.trials).tolist() == [[0.1], [0.1]]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_front_is_right_after_every_trial_in_whatever_order_they_end(seed):
+    rng = np.random.default_rng(seed)
+    objectives = (Objective("error"), Objective("speed", "max", limit=1.0))
+    study = Study(SPACE, objectives)
+    waiting = propose(study, *((int(rng.integers(4)), int(rng.integers(2))) for _ in range(40)))
+    for trial in rng.permutation(np.array(waiting, dtype=object)):
+        ended = replace(trial, fidelity=float(rng.choice([0.5, 1.0, 1.0])))
+        done(study, ended, error=float(rng.integers(8)), speed=float(rng.integers(8)))
+        allowed = [
+            t for t in study.trials if t.state == "done" and t.fidelity == 1.0 and t.metrics["speed"] >= 1
+        ]
+        beaten = [
+            any(
+                b.metrics["error"] <= a.metrics["error"]
+                and b.metrics["speed"] >= a.metrics["speed"]
+                and (b.metrics["error"], b.metrics["speed"]) != (a.metrics["error"], a.metrics["speed"])
+                for b in allowed
+            )
+            for a in allowed
+        ]
+        assert study.finalists == allowed
+        assert study.front == [t for t, worse in zip(allowed, beaten, strict=True) if not worse]
+
+
+def test_the_front_belongs_to_who_asked_for_it():
+    study = Study(SPACE, TWO)
+    done(study, propose(study, (1, 0))[0], error=1.0, speed=1.0)
+    study.front.clear()
+    study.finalists.clear()
+    assert len(study.front) == len(study.finalists) == 1
 
 
 def test_a_study_without_trials_has_an_empty_front():
