@@ -284,9 +284,10 @@ class _Front:
         beating = (self._losses <= loss).all(axis=1) & (self._losses < loss).any(axis=1)
         if beating.any():
             return
-        beaten: NDArray[np.bool_] = (self._losses >= loss).all(axis=1) & (self._losses > loss).any(axis=1)
-        self.members = [member for member, gone in zip(self.members, beaten, strict=True) if not gone]
-        self._losses = self._losses[~beaten]
+        beaten = (self._losses >= loss).all(axis=1) & (self._losses > loss).any(axis=1)
+        kept = np.flatnonzero(~beaten)
+        self.members = [self.members[place] for place in kept]
+        self._losses = self._losses[kept]
         at = bisect(self.members, trial.number, key=_number)
         self.members.insert(at, trial)
         self._losses = np.insert(self._losses, at, loss, axis=0)
