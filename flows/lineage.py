@@ -20,6 +20,7 @@ from nasflow.study import Trial
 
 PIPELINE = "pipeline"
 ENDED = {"done": "FINISHED", "failed": "FAILED", "infeasible": "FAILED", "running": "RUNNING"}
+DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description
 HIDDEN = "training_memory_mb"  # of the search's own book-keeping: it says nothing about the network
 
 Curve = Mapping[str, Sequence[float]]
@@ -157,9 +158,20 @@ def _compressed(summary: Mapping[str, Any], known: set[str]) -> Iterator[Entry]:
                 "change": words.change(step["before"], step["after"]),
                 "state": "accepted" if step["accepted"] else "refused",
                 "reason": step["reason"],
+                DESCRIPTION: _in_words(step),
             },
         )
         known.add(step["name"])
+
+
+def _in_words(step: Mapping[str, Any]) -> str:
+    """What a step changed, why it was kept or refused, and its policy, in Markdown."""
+    change = words.change(step["before"], step["after"])
+    verdict = "Accepted" if step["accepted"] else "Refused"
+    policy = "\n".join(f"- {how} {where}" for how, where in words.policy(step["policy"] or {}))
+    return "\n\n".join(
+        filter(None, [f"**{change}**" if change else "", f"{verdict}: {step['reason']}.", policy])
+    )
 
 
 def _retrained(summary: Mapping[str, Any], known: set[str]) -> Iterator[Entry]:

@@ -79,6 +79,9 @@ def test_refused_compression_steps_say_why(finished: Finished) -> None:
         assert told["size_kb"] == step["after"]["size_kb"]
         assert told["before/size_kb"] == step["before"]["size_kb"]
         assert tags["change"] == words.change(step["before"], step["after"]) != ""
+        described = tags["mlflow.note.content"]
+        assert tags["change"] in described and step["reason"] in described
+        assert all(f"- {how} {where}" in described for how, where in words.policy(step["policy"]))
 
 
 def test_every_deployed_file_is_kept_as_a_model_once(finished: Finished) -> None:
