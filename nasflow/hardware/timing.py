@@ -134,8 +134,8 @@ class Latency:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"expected a latency as nasflow writes it: {error!r}") from error
-        reference = () if latency.reference_ms is None else (latency.reference_ms,)
-        times = (*latency.samples_ms, latency.p50_ms, *reference)
+        others = (one for one in (latency.reference_ms, latency.met_ms) if one is not None)
+        times = (*latency.samples_ms, latency.p50_ms, *others)
         amounts = (latency.peak_memory_kb or 0.0, latency.energy_mj or 0.0, latency.throughput_per_s or 0.0)
         if not all(0 < ms < math.inf for ms in times) or not all(0 <= one < math.inf for one in amounts):
             raise ValueError("expected a latency as nasflow writes it: positive times and amounts")

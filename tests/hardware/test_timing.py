@@ -237,6 +237,8 @@ def test_a_record_of_before_its_younger_fields_still_loads():
     for key in (
         "p99_ms",
         "drift",
+        "disturbed",
+        "met_ms",
         "noisy",
         "peak_memory_kb",
         "energy_mj",
