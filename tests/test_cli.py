@@ -118,7 +118,7 @@ def test_a_finished_run_is_shown_in_no_time_without_anything_heavy(folder):
 
 def test_every_command_explains_itself(nasflow):
     for command in (
-        "run", "check", "show", "report", "retrain", "compress", "devices", "profile", "serve",
+        "run", "check", "show", "report", "retrain", "compress", "devices", "profile", "up", "down",
     ):  # fmt: skip
         code, out, _ = nasflow(command, "--help")
         assert code == 0 and "Usage:" in out and command in out
@@ -373,16 +373,19 @@ def test_retrain_runs_an_experiment_with_that_one_point(nasflow, pipeline, folde
     assert call["experiment"].point == {"stage1.width": 16} and call["experiment"].retrain.epochs == 3
 
 
-def test_serve_ends_quietly_with_ctrl_c(nasflow, monkeypatch):
-    serving = types.ModuleType("flows.serving")
+def test_up_ends_quietly_with_ctrl_c(nasflow, monkeypatch):
+    up = types.ModuleType("flows.up")
 
-    def serve():
+    def bring(**asked):
+        assert asked["host"] == "127.0.0.1"
         raise KeyboardInterrupt
 
-    serving.serve = serve
-    monkeypatch.setitem(sys.modules, "flows", types.ModuleType("flows"))
-    monkeypatch.setitem(sys.modules, "flows.serving", serving)
-    assert nasflow("serve")[0] == 130
+    up.bring = bring
+    flows = types.ModuleType("flows")
+    flows.up = up
+    monkeypatch.setitem(sys.modules, "flows", flows)
+    monkeypatch.setitem(sys.modules, "flows.up", up)
+    assert nasflow("up")[0] == 130
 
 
 def test_a_reader_that_goes_away_is_no_error(folder):

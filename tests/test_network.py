@@ -259,6 +259,18 @@ def test_pruning_starts_from_the_trained_weights(pruning):
     assert len(kept & trained) > 0.9 * len(kept)
 
 
+def test_pruning_may_start_from_what_an_earlier_step_left(pruning, tmp_path):
+    wanted = policy(pruning.parent.point)
+    half = prune.partway(wanted, 0.5)
+    weights = save(pruning.build(half), tmp_path / "half.pt")
+    further = replace(pruning, start=replace(pruning.parent, policy=half, weights=weights))
+    assert equal(further.build(half), pruning.build(half))
+    shapes = [[v.shape for v in one.build(wanted).state_dict().values()] for one in (further, pruning)]
+    assert shapes[0] == shapes[1]
+    assert further.space() == pruning.space()
+    assert equal(further.teacher(wanted), pruning.parent.build(ARCHITECTURE))
+
+
 def test_settings_of_pruning_reach_its_space(pruning):
     wide = replace(pruning, keep=(0.25, 0.5, 0.75, 1.0)).space()
     coarse = replace(pruning, round_to=8).space()

@@ -695,6 +695,8 @@ def test_where_the_time_of_a_compressed_network_went_is_told_by_kind_of_kernel(s
     kinds = re.findall(r'<th scope="row">(.*?)</th><td class="n">(.*?)</td><td class="n">(.*?)</td>', told)
     assert [kind for kind, *_ in kinds] == ["Conv", "QLinearConv", "Relu", "all kernels"]
     assert kinds[-1][1].startswith("3.5") and kinds[-1][2].startswith("1.5")
+    changes = re.findall(r'<td class="n">([^<]*)</td></tr>', told)
+    assert changes == ["-100 %", "new", "-50 %", "-57 %"]
     assert "Where the time went" not in render({**summary, "time": {}})
 
 

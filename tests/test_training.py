@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from nasflow import training
+from nasflow.attention import transfer
 from nasflow.data import Data, Preprocess, Split, digest
 from nasflow.spaces import mobile
 from nasflow.training import Diverged, Epoch, Recipe, TrainingError, error, schedule, seeded, train
@@ -185,6 +186,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
         ({"data": stripes(seed=1)}, "data"),
         ({"data": stripes(augment=("flip",))}, "augment"),
         ({"teacher": small()}, "teacher"),
+        ({"teacher": small(), "attention": 10.0}, "teacher, attention"),
         ({"penalty": Shrink(0.1)}, "penalty"),
     ],
 )
@@ -272,6 +274,22 @@ def test_augmentation_is_applied_while_training_only():
     assert error(model, plain.validation, plain.preprocess) == error(
         model, moved.validation, moved.preprocess
     )
+
+
+def test_where_a_teacher_looks_is_learnt_beside_what_it_answers():
+    teacher, data = small(3), stripes()
+
+    def apart(attention):
+        model = small()
+        train(model, data, QUICK, seed=1, teacher=teacher, attention=attention)
+        x = torch.from_numpy(data.preprocess(data.validation.x))
+        with transfer(model, teacher.eval(), data.shape) as loss, torch.no_grad():
+            model(x), teacher(x)
+            return float(loss())
+
+    assert apart(1000.0) < 0.8 * apart(0.0)
+    with pytest.raises(TrainingError, match="expected a teacher to learn it from, got none"):
+        train(small(), data, QUICK, seed=1, attention=1.0)
 
 
 def test_a_teacher_is_followed_and_not_changed():

@@ -62,7 +62,9 @@ SETTINGS: dict[str, Any] = {
     "retrain": {"networks": 2, "epochs": 6, "seeds": 2},
     "deploy": {"int8_agreement": 0.5},
 }
-POOLED = [importlib.import_module(f"nasflow.stages.{stage}") for stage in ("search", "compress", "retrain")]
+POOLED = [
+    importlib.import_module(f"nasflow.stages.{stage}") for stage in ("search", "compress", "steps", "retrain")
+]
 
 
 def images(count: int = 320, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,7 @@ from nasflow.report.facts import Metric, Network, Summary
 CHOICES_SHOWN = 40  # networks in the table of choices; a front in many objectives can have a thousand members
 FRONT_SHOWN = 300
 CURVES_SHOWN = 6
-STEPS_TELL = (*words.CHANGING, "params", "sparsity")  # and the objectives
+STEPS_TELL = (*words.CHANGING, "sparsity")  # and the objectives
 
 
 def render(summary: Mapping[str, Any]) -> str:
@@ -310,8 +310,9 @@ def _spent(device: str, said: Mapping[str, Any]) -> dict[str, Any]:
     before, after = facts.numbers(said.get("before")), facts.numbers(said.get("after"))
     kinds = sorted(before | after, key=lambda kind: -max(before.get(kind, 0.0), after.get(kind, 0.0)))
     rows = [(kind, before.get(kind, 0.0), after.get(kind, 0.0)) for kind in kinds]
-    total = ("all kernels", sum(before.values()), sum(after.values()))
-    return {"device": device, "original": str(said.get("original") or ""), "rows": [*rows, total]}
+    rows.append(("all kernels", sum(before.values()), sum(after.values())))
+    told = [(*row, f"{100 * (row[2] / row[1] - 1):+.0f} %" if row[1] else "new") for row in rows]
+    return {"device": device, "original": str(said.get("original") or ""), "rows": told}
 
 
 def _change(one: Metric, before: float | None, after: float | None) -> dict[str, str]:

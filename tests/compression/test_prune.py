@@ -80,6 +80,20 @@ def test_the_policy_alone_determines_the_architecture(name):
 
 
 @CASES
+def test_a_policy_is_reached_in_steps_too(name):
+    model = trained(NETWORKS[name])
+    space = prune.space(model, SHAPE, round_to=1)
+    rng = np.random.default_rng(2)
+    for _ in range(3):
+        policy = space.sample(rng)
+        at_once = prune.apply(policy, model, SHAPE)
+        left = prune.apply(prune.partway(policy, 0.5), model, SHAPE)
+        in_steps = prune.apply(policy, left, SHAPE, of=model)
+        assert _shapes(in_steps) == _shapes(at_once)
+        assert _shapes(prune.apply(policy, in_steps, SHAPE, of=model)) == _shapes(at_once)
+
+
+@CASES
 def test_folded_policies_mean_the_same(name):
     model = trained(NETWORKS[name])
     space = prune.space(model, SHAPE)
@@ -216,6 +230,13 @@ def test_a_part_of_a_network_can_be_pruned_alone():
     pruned = prune.apply(policy, model, SHAPE)
     assert torch.equal(pruned.stem[0].weight, model.stem[0].weight)
     assert pruned.decoder[0][0].in_channels == 8 and pruned.decoder[0][0].out_channels == 24
+
+
+def test_a_single_layer_can_be_pruned_alone_whatever_normalises_it():
+    model = trained(chain)
+    first = next(name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    offered = [choice.name for choice in prune.space(model, SHAPE, only=first).parameters]
+    assert offered == [f"channels.{first}"]
 
 
 def test_groups_that_reach_beyond_the_part_stay_whole():

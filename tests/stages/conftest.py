@@ -53,6 +53,20 @@ def plain(width=12):
     )
 
 
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(1, 16, 2, 2)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+        self.after = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+        self.out = nn.Linear(16, 4)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.out((x + self.after(x)).mean(1))
+
+
 def seven_classes():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 7))
 

@@ -123,6 +123,7 @@ def test_every_step_is_told_with_what_it_changed(finished_run):
     assert all(step["parent"] == parent for step in pruned)
     assert all(step["before"]["error"] == knee["metrics"]["error"] for step in pruned)
     assert all(step["after"]["params"] < step["before"]["params"] for step in pruned)
+    assert all(step["before"]["sparsity"] == 0 < step["after"]["sparsity"] for step in pruned)
 
 
 def test_of_the_pruned_networks_that_pay_the_fastest_is_kept_and_quantised_as_its_parent_is(finished_run):
@@ -191,7 +192,10 @@ def test_an_error_that_rises_too_much_is_refused_however_fast(copied):
     for step in worse:
         points = 100 * (step["after"]["error"] - step["before"]["error"])
         assert not step["accepted"]
-        assert step["reason"] == f"error rose by {points:.2f} points, more than the 0 allowed"
+        took, takes = (step[side]["latency_ms@local-cpu"] for side in ("before", "after"))
+        assert step["reason"] == (
+            f"error rose by {points:.2f} points, more than the 0 allowed: {took:.4g} -> {takes:.4g} ms on local-cpu"
+        )
     assert sum(step["accepted"] for step in found["steps"]) == 1
 
 
@@ -462,3 +466,56 @@ def test_an_own_model_enters_here(finished_run, tmp_path, at_home, trained):
         kept = torch.load(tmp_path / "run" / result["network"]["weights"], weights_only=True)
         assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
     assert "trial-0" in (tmp_path / "run" / "report.html").read_text()
+
+
+OWN_MODEL = {"space": None, "limits": None, "search": {"trials": 1, "epochs": 2}}
+
+
+@pytest.mark.parametrize(
+    ("asked", "narrower"),
+    [({}, {"0", "3"}), ({"only": ["3"]}, {"3"}), ({"only": ["0"]}, {"0"}), ({"protect": ["1"]}, {"3"})],
+)
+def test_parts_of_an_own_model_are_spared_or_the_only_ones_changed(
+    finished_run, tmp_path, at_home, asked, narrower
+):
+    model = {"name": "networks_at_home.py:plain", "arguments": {"width": 16}}
+    settings = {"trials": 2, "epochs": 1, "keep": [0.5, 1.0], **asked}
+    mine = experiment(finished_run.data, model=model, compress=settings, **OWN_MODEL)
+    with opened(mine, tmp_path / "run") as run:
+        stages.search(run)
+        found = stages.compress(run)
+    pruned = [one for one in found["steps"] if one["kind"] == "prune"]
+    assert {name for one in pruned for name in one["policy"]} == {f"channels.{name}" for name in narrower}
+    trials = list((tmp_path / "run").glob("compress/*/trials/*/weights.pt"))
+    smallest = min((torch.load(one, weights_only=True) for one in trials), key=lambda w: len(w["3.weight"]))
+    assert [len(smallest[f"{name}.weight"]) for name in ("0", "3")] == [
+        8 if name in narrower else 16 for name in ("0", "3")
+    ]
+    assert found["networks"]
+
+
+def test_where_nothing_can_be_pruned_that_is_told_and_integers_are_tried(finished_run, tmp_path, at_home):
+    model = {"name": "networks_at_home.py:plain"}
+    mine = experiment(finished_run.data, model=model, compress={"protect": ["0", "3"]}, **OWN_MODEL)
+    with opened(mine, tmp_path / "run") as run:
+        stages.search(run)
+        found = stages.compress(run)
+    assert "nothing of trial-0 can be pruned, as protect and only say" in found["message"]
+    assert [step["kind"] for step in found["steps"]] == ["int8"]
+
+
+def test_a_network_with_heads_of_attention_is_compressed_around_them(finished_run, tmp_path, at_home):
+    model = {"name": "networks_at_home.py:Attentive"}
+    mine = experiment(finished_run.data, model=model, compress={"trials": 2, "epochs": 1}, **OWN_MODEL)
+    with opened(mine, tmp_path / "run") as run:
+        stages.search(run)
+        found = stages.compress(run)
+    pruned = [one for one in found["steps"] if one["kind"] == "prune"]
+    assert pruned and all(
+        not name.startswith("channels.attention") for one in pruned for name in one["policy"]
+    )
+    assert {"channels.after.0"} <= {name for one in pruned for name in one["policy"]}
+    for one in pruned:
+        if one["policy"].get("block.attention", True):
+            kept = torch.load(next(iter((tmp_path / "run").glob("compress/*/trials/*/weights.pt"))))
+            assert kept["attention.in_proj_weight"].shape == (48, 16)

@@ -81,6 +81,19 @@ def test_a_model_that_does_not_fit_the_data_is_told_why(finished_run, tmp_path, 
         defined(finished_run.data, tmp_path / "run", space=None, model=model)
 
 
+@pytest.mark.parametrize("setting", ["protect", "only"])
+def test_a_part_that_an_own_model_does_not_have_is_told_before_anything_is_trained(
+    finished_run, tmp_path, at_home, setting
+):
+    def started(part, folder):
+        model = {"name": "networks_at_home.py:plain"}
+        return defined(finished_run.data, folder, space=None, model=model, compress={setting: [part]})
+
+    assert started("3", tmp_path / "right")
+    with pytest.raises(NasflowError, match="stem: no module of that name in the network; known: 0, 1"):
+        started("stem", tmp_path / "wrong")
+
+
 def test_the_weights_of_a_model_are_part_of_what_the_run_is_about(finished_run, tmp_path, at_home):
     model = {"name": "networks_at_home.py:plain", "weights": str(tmp_path / "weights.pt")}
     torch.save(names.resolve("model", "networks_at_home.py:plain")().state_dict(), tmp_path / "weights.pt")

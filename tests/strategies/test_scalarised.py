@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from nasflow.strategies.scalarised import tchebycheff, weighted_sum
+from nasflow import scalarise
+from nasflow.strategies.scalarised import fronts_first, tchebycheff, weighted_sum
 from nasflow.study import Objective, Trial
 from nasflow.testing import networks
 
@@ -27,3 +28,11 @@ def test_different_weights_favour_different_parents():
     strategy.tell([Trial(i, p, state="done", metrics=toy.metrics(p)) for i, p in enumerate(asked)])
     widths = {proposal.point["width"] for proposal in strategy.ask(15)}
     assert {8, 32} <= widths
+
+
+def test_pbi_breeds_from_nobody_dominated_while_others_are_left():
+    losses, weights, ideal = np.array([(0.4, 0.1), (0.1, 0.45), (0.5, 0.5)]), np.full(2, 0.5), np.zeros(2)
+    assert (
+        scalarise.pbi(losses, weights, ideal).argmin() == 2
+    )  # on the ray, and worse than the first in everything
+    assert fronts_first(scalarise.pbi)(losses, weights, ideal).tolist() == [0, 1, 2]
