@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from nasflow import scalarise
-from nasflow.pareto import Losses, places
+from nasflow.pareto import Losses, places, ranks
 from nasflow.scalarise import AUGMENTATION, PENALTY
 from nasflow.space import Point, Space
 from nasflow.strategies.population import Member, Numbers, Unseen, child, constrained, members
@@ -89,5 +89,23 @@ def pbi(
     parents: int = 2,
     theta: float = PENALTY,
 ) -> Scalarised:
-    """Evolution by penalised boundary intersection (Zhang and Li, IEEE TEC 2007)."""
-    return Scalarised(space, objectives, seed, start, parents, functools.partial(scalarise.pbi, theta=theta))
+    """Evolution by penalised boundary intersection (Zhang and Li, IEEE TEC 2007).
+
+    The nearest to a direction may well be dominated, since all that was seen competes for it and not one point for
+    each as in the paper; such a point comes after all of the fronts before its own.
+    """
+    return Scalarised(
+        space, objectives, seed, start, parents, fronts_first(functools.partial(scalarise.pbi, theta=theta))
+    )
+
+
+def fronts_first(scalar: Scalar) -> Scalar:
+    """The order by a formula among points of one front, of which the better fronts come first, as numbers from 0."""
+
+    def ordered(losses: Losses, weights: Numbers, ideal: Numbers) -> Numbers:
+        order = np.lexsort((scalar(losses, weights, ideal), ranks(losses)))
+        numbers = np.empty(len(order))
+        numbers[order] = np.arange(len(order))
+        return numbers
+
+    return ordered
