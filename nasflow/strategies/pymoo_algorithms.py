@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pymoo.algorithms.moo.moead import ParallelMOEAD
 from pymoo.algorithms.moo.nsga2 import NSGA2
 from pymoo.algorithms.moo.nsga3 import NSGA3
-from pymoo.algorithms.moo.rvea import RVEA
+from pymoo.algorithms.moo.rvea import RVEA, APDSurvival
 from pymoo.algorithms.moo.sms import SMSEMOA
 from pymoo.algorithms.soo.nonconvex.ga import GA
 from pymoo.operators.sampling.rnd import IntegerRandomSampling
@@ -89,20 +89,38 @@ def rvea(
     objectives: Sequence[Objective],
     *,
     seed: int = 0,
-    population: int = 20,
+    population: int = 10,
     generations: int = 25,
 ) -> PymooAlgorithm:
     """RVEA (Cheng et al., IEEE TEC 2016): one survivor for each of at least `population` directions, by a distance
     to the ideal that minds the angle the more, the nearer the search is to its end after `generations`.
 
-    A longer search goes on, with more and more weight on the angle. Losses count by their place among the first
-    generation: by value all useful networks lie in few directions, and one of each survives.
+    A generation is as large as there are directions: few, so that a search of some hundred trainings gets to that
+    end; a longer one goes on as it ended. Only trainings bring the end nearer, not generations bred of known points
+    alone. Losses count by their place among the first generation: by value all useful networks lie in few directions,
+    and one of each survives.
     """
     if _count(objectives) == 1:
         return _genetic(space, objectives, seed, population)
-    algorithm = RVEA(directions(population, _count(objectives)), **_operators(space))
+    aims = directions(population, _count(objectives))
+    algorithm = RVEA(aims, survival=Paced(aims, planned=generations * len(aims)), **_operators(space))
     end = MaximumGenerationTermination(generations)
     return PymooAlgorithm(space, objectives, algorithm, seed, termination=end, by_place=True)
+
+
+class Paced(APDSurvival):  # type: ignore[misc]
+    """RVEA's choice of survivors, told as its time the share of the `planned` trainings that were made, at most 1.
+    By pymoo's count of generations, the angle would soon be all that counts where many children are known points."""
+
+    def __init__(self, aims: NDArray[np.float64], planned: int) -> None:
+        super().__init__(aims)
+        self._planned = planned
+        self._trained: set[tuple[float, ...]] = set()  # losses
+
+    def _do(self, problem: Any, pop: Any, n_survive: Any, **kwargs: Any) -> Any:
+        self._trained.update(map(tuple, pop.get("F").tolist()))
+        time = {"n_gen": min(len(self._trained), self._planned), "n_max_gen": self._planned}
+        return super()._do(problem, pop, n_survive, **{**kwargs, **time})
 
 
 def smsemoa(

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
-from pymoo.algorithms.moo.rvea import calc_V
+from pymoo.algorithms.moo.rvea import APDSurvival, calc_V
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
 
-from nasflow.strategies.pymoo_algorithms import directions, rvea
+from nasflow.strategies.pymoo_algorithms import Paced, directions, rvea
 from nasflow.study import Objective, Trial
 from nasflow.testing import networks
 
@@ -29,3 +31,20 @@ def test_directions_are_unit_vectors_stretched_to_the_extent_of_the_front():
     survival = one._algorithm.survival
     stretched = calc_V(directions(8, 2)) * (survival.nadir - survival.ideal)
     assert pytest.approx(stretched / np.linalg.norm(stretched, axis=1)[:, None]) == survival.V
+
+
+def test_the_angle_weighs_by_the_trainings_made_whatever_generations_pass():
+    problem, losses = Problem(n_var=1, n_obj=2), np.random.default_rng(0).random((10, 2))
+
+    def distances(survival, generations, **paper):
+        for _ in range(generations):
+            told = Population.new("F", losses)
+            survival.do(problem, told, n_survive=8, **paper)
+        return told.get("apd")
+
+    halfway = distances(APDSurvival(directions(8, 2)), 1, n_gen=10, n_max_gen=20)
+    end = distances(APDSurvival(directions(8, 2)), 1, n_gen=20, n_max_gen=20)
+    assert distances(Paced(directions(8, 2), planned=20), 100, n_gen=99, n_max_gen=3) == pytest.approx(
+        halfway
+    )
+    assert distances(Paced(directions(8, 2), planned=5), 100) == pytest.approx(end)
