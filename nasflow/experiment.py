@@ -236,6 +236,17 @@ class SearchSettings(Settings):
     recipe: RecipeSettings = RecipeSettings()
 
 
+class SparseSettings(Settings):
+    """Training before pruning with a penalty that pulls channels towards zero, so that they are missed less."""
+
+    penalty: Annotated[
+        Named,
+        AfterValidator(_known("penalty")),
+        _expects("a penalty such as group-norms, or {name: group-norms, strength: 0.001}"),
+    ] = Named(name="group-norms")
+    epochs: Count = 3
+
+
 class CompressSettings(Settings):
     """How networks of the front are made cheaper: pruned, fine-tuned and stored as 8-bit integers, but for layers which
     those make no faster (`mixed`). `target` says what they may cost at most then."""
@@ -264,7 +275,12 @@ class CompressSettings(Settings):
         AfterValidator(_known_criterion),
         _expects("which channels go first: l1, taylor, fpgm or another criterion"),
     ] = "l1"
+    sparse: Annotated[
+        SparseSettings | None, _expects("{penalty: group-norms, epochs: 3}, or nothing for no such training")
+    ] = None
+    steps: Count = 1
     reconstruct: Flag = False
+    distill: Literal["logits", "features"] = "logits"
     int8: Flag = True
     mixed: Flag = True
     calibration: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"

@@ -82,6 +82,10 @@ TABLES: dict[str, dict[str, str]] = {
         "random": "nasflow.compression.criteria:random",
         "taylor": "nasflow.compression.criteria:taylor",
     },
+    "penalty": {
+        "bn-scales": "nasflow.compression.sparse:bn_scales",
+        "group-norms": "nasflow.compression.sparse:group_norms",
+    },
     "data": {},  # data.py knows its own formats; a function of the user's own is named like everything else
     "model": {},  # always the user's own
 }

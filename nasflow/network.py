@@ -150,7 +150,9 @@ def asks(criterion: str) -> str:
 class Pruning:
     """How pruning policies become networks: `parent` with its trained weights, less what the policy removes, by the
     criterion of that name. `known` is the file of what training images told of the weights, for one that asks them;
-    `moments` that of what they told of the layers' inputs, where what is left is to make up for what went.
+    `moments` that of what they told of the layers' inputs, where what is left is to make up for what went. With `start`
+    that network is pruned: the parent with other weights, or what earlier steps left of it; policies speak of the
+    whole parent all the same.
     """
 
     architecture: Architecture
@@ -162,6 +164,7 @@ class Pruning:
     known: Path | None = None
     moments: Path | None = None
     only: tuple[str, ...] = ()
+    start: Network | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -180,14 +183,20 @@ class Pruning:
         )
 
     def build(self, policy: Mapping[str, Scalar]) -> nn.Module:
-        whole = self.parent.build(self.architecture)
+        begin = self.begin
         return prune.apply(
             policy,
-            whole,
+            begin.build(self.architecture),
             self.architecture.shape,
             criterion=self._criterion(),
             compensate=self._compensate(),
+            of=self.parent.build(self.architecture) if begin.policy else None,
         )
+
+    @property
+    def begin(self) -> Network:
+        """The network that is pruned."""
+        return self.start or self.parent
 
     def _compensate(self) -> prune.Compensate:
         if self.moments is None:

@@ -110,12 +110,17 @@ def _steps(run: Run, size: float, cost: Cost) -> tuple[Step, ...]:
     ]
     picked = len(compress.pick) if isinstance(compress.pick, tuple) else 1
     if compress.enabled:
+        before = compress.sparse.epochs if compress.sparse else 0
+        epochs = compress.steps * max(1, round(compress.epochs / compress.steps))
         steps.append(
             Step(
                 "compress",
                 f"{'each network of the front' if compress.pick == 'front' else f'{picked} network'}:"
-                f" {compress.trials} prunings trained for {compress.epochs} epochs{', int8' if compress.int8 else ''}",
-                picked * compress.trials * (compress.epochs * cost.epoch / workers + cost.measure),
+                f"{f' {before} epochs with a penalty,' if before else ''}"
+                f" {compress.trials} prunings{f' in {compress.steps} steps' if compress.steps > 1 else ''}"
+                f" trained for {epochs} epochs{', int8' if compress.int8 else ''}",
+                picked
+                * (before * cost.epoch + compress.trials * (epochs * cost.epoch / workers + cost.measure)),
             )
         )
     survivors = (retrain.networks if size > 1 else 1) + compress.enabled

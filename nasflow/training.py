@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nasflow.attention import transfer
 from nasflow.augment import augment
 from nasflow.data import Data, Preprocess, Split
 from nasflow.errors import NasflowError
@@ -53,6 +54,9 @@ Penalty = Callable[[nn.Module], Tensor]
 """Network in training -> a number that is added to the loss of every batch, such as those of compression/sparse.py.
 
 Its repr names it in checkpoints and so has to be the same in every process, as that of a dataclass is."""
+
+Elsewhere = Callable[[], Tensor]
+"""How far from its teacher's a network's attention was for the images that both saw last."""
 
 
 class TrainingError(NasflowError):
@@ -127,14 +131,16 @@ def train(
     seed: int,
     checkpoint: Path | None = None,
     teacher: nn.Module | None = None,
+    attention: float = 0.0,
     penalty: Penalty | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> tuple[Epoch, ...]:
     """Train `model` in place, where its weights are, and return all epochs; it is left in evaluation mode.
 
     After each epoch `checkpoint` is written, then `on_epoch` called. A checkpoint that is there already is gone
-    on from: the result is that of a training never stopped, and `on_epoch` hears of the new epochs only. What the
-    `penalty` adds to the loss is not in the losses told.
+    on from: the result is that of a training never stopped, and `on_epoch` hears of the new epochs only. `attention` is
+    how strongly the `teacher` shows where it looks, beside what it answers (see attention.py). What the `penalty` adds
+    to the loss is not in the losses told.
     Raises Diverged, and TrainingError for a checkpoint of another training.
     """
     with contextlib.ExitStack() as stack:
@@ -142,16 +148,23 @@ def train(
         optimizer = _optimizer(model, recipe)
         if teacher is not None:
             teacher = copy.deepcopy(teacher).eval()
+        elsewhere: Elsewhere | None = None
+        if attention:
+            if teacher is None:
+                raise TrainingError(
+                    f"attention of {attention:g}: expected a teacher to learn it from, got none"
+                )
+            elsewhere = stack.enter_context(transfer(model, teacher, data.shape, attention))
         epochs: list[Epoch] = []
         identity = ""
         if checkpoint is not None:
-            identity = _identity(model, data, recipe, seed, teacher is not None, penalty)
+            identity = _identity(model, data, recipe, seed, teacher is not None, attention, penalty)
             if checkpoint.exists():
                 epochs = _resume(checkpoint, identity, model, optimizer)
         while len(epochs) < recipe.epochs:
             start = time.perf_counter()
             number = len(epochs) + 1
-            loss = _epoch(model, data, recipe, optimizer, teacher, penalty, layout, seed, number)
+            loss = _epoch(model, data, recipe, optimizer, teacher, elsewhere, penalty, layout, seed, number)
             wrong = error(model, data.validation, data.preprocess)
             epochs.append(Epoch(number, loss, wrong, time.perf_counter() - start))
             if checkpoint is not None:
@@ -203,6 +216,7 @@ def _epoch(
     recipe: Recipe,
     optimizer: torch.optim.Optimizer,
     teacher: nn.Module | None,
+    elsewhere: Elsewhere | None,
     penalty: Penalty | None,
     layout: torch.memory_format,
     seed: int,
@@ -226,6 +240,8 @@ def _epoch(
                 group["lr"] = recipe.rate * factor
             images, labels = _batch(data, picked, generator, device, layout)
             loss = _loss(model(images), labels, recipe, teacher, images)
+            if elsewhere is not None:
+                loss = loss + elsewhere()
             optimizer.zero_grad()
             (loss if penalty is None else loss + penalty(model)).backward()  # type: ignore[no-untyped-call]
             length = nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
@@ -355,7 +371,13 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _identity(
-    model: nn.Module, data: Data, recipe: Recipe, seed: int, taught: bool, penalty: Penalty | None
+    model: nn.Module,
+    data: Data,
+    recipe: Recipe,
+    seed: int,
+    taught: bool,
+    attention: float,
+    penalty: Penalty | None,
 ) -> str:
     """What must be equal for a checkpoint to be gone on from."""
     weights = [[name, list(value.shape)] for name, value in model.state_dict().items()]
@@ -368,6 +390,7 @@ def _identity(
             "preprocess": asdict(data.preprocess),
             "teacher": taught,
             "weights": weights,
+            **({"attention": attention} if attention else {}),
             **({} if penalty is None else {"penalty": repr(penalty)}),
         }
     )

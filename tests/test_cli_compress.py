@@ -76,6 +76,20 @@ def test_settings_may_be_overridden(folder):
     assert asked(overrides=["compress.trials=3", "data.validation=0.4"]).compress.trials == 3
 
 
+def test_how_it_is_pruned_and_taught_may_be_set(folder):
+    said = [
+        "compress.steps=3",
+        "compress.sparse.epochs=2",
+        "compress.distill=features",
+        "compress.only=[features]",
+    ]
+    found = asked(overrides=said).compress
+    assert (found.steps, found.distill, found.only) == (3, "features", ("features",))
+    assert (found.sparse.penalty.name, found.sparse.epochs) == ("group-norms", 2)
+    scales = asked(overrides=["compress.sparse.penalty={name: bn-scales, strength: 0.01}"]).compress.sparse
+    assert scales.penalty.arguments == {"strength": 0.01}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

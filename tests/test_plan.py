@@ -55,6 +55,10 @@ def test_what_costs_more_is_said_to_cost_more():
     assert "compress" not in seconds("compress.enabled=false")
     more = seconds("compress.trials=4", "compress.epochs=5", "compress.pick=[1, 2, 3]")
     assert more["compress"] == 3 * usual["compress"]
+    sparse = seconds("compress.trials=4", "compress.epochs=5", "compress.sparse.epochs=7")
+    assert sparse["compress"] == usual["compress"] + 7 * 2.0
+    steps = seconds("compress.trials=4", "compress.epochs=5", "compress.steps=6")  # of an epoch each
+    assert steps["compress"] == 4 * (6 * 2.0 / 2 + 1.0)
     assert seconds("retrain.networks=3", "retrain.seeds=1", "retrain.epochs=10")["retrain"] == 2 * 10 * 2.0
 
 

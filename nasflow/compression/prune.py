@@ -41,7 +41,7 @@ def space(
 
     Channels: for each group the shares in `keep` that give different multiples of `round_to`, and all of them.
     Blocks: see blocks.removable. `protect` names layers or modules that stay as they are; with `only`, all stay but
-    the modules that it names and what lies within them. Layers elsewhere may still read fewer channels.
+    the modules that it names and what lies within them. Layers elsewhere may still read or normalise fewer channels.
 
     Every group is tried before it is offered: see groups.remove. Choices that mean nothing once a block is
     gone are folded.
@@ -56,15 +56,14 @@ def space(
             f"got round_to {round_to} and keep {tuple(keep)}"
         )
     protect, only = _names(protect), _names(only)
-    for name in (*protect, *only):
-        _check_module(model, name)
+    check_modules(model, (*protect, *only))
     probe = _probe(model)
     whole = trace(probe, shape).groups
     choices = {
         group.name: options
         for group in whole
         if not any(_touches(layer, protect) for layer in group.layers)
-        and (not only or all(_touches(layer, only) for layer in group.layers))
+        and (not only or all(_touches(layer, only) for layer in _makers(group)))
         and len(options := _options(group, keep, round_to)) > 1
     }
     least = _sound(probe, shape, whole, {name: min(options) for name, options in choices.items()})
@@ -88,34 +87,36 @@ def apply(
     *,
     criterion: Criterion = criteria.l1,
     compensate: Compensate = fold,
+    of: nn.Module | None = None,
 ) -> nn.Module:
     """A new network: `model` without what `policy` leaves out; `model` itself stays untouched.
 
     Within each group the channels with the lowest scores by `criterion` go, see criteria.py. Before they do,
     `compensate` prepares the layers that read them: what is constant of them stays as a bias, see constants.py; see
-    reconstruct.py for more. What the policy does not name stays.
+    reconstruct.py for more. What the policy does not name stays. With `of` the policy is one of that network, of which
+    `model` is what an earlier policy left: then only what it leaves out beyond that one goes.
 
     Raises:
         PruneError: the policy names what is not in the network, or what cannot be pruned there.
     """
     gone = [name for name, kept in _entries(policy, BLOCK).items() if not _is_kept(name, kept)]
     shares = {name: _share(name, share) for name, share in _entries(policy, CHANNELS).items()}
-    for name in gone:
-        _check_module(model, name)
-    reduced = blocks.without(model, gone)
-    original = copy.deepcopy(model) if gone else reduced
+    check_modules(of or model, gone)
+    left = {name for name, _ in model.named_modules()}  # a block within one that is gone is gone
+    reduced = blocks.without(model, [name for name in gone if name in left])
+    original = copy.deepcopy(of or model) if gone or of is not None else reduced
     if gone and not blocks.fits(reduced, original, shape):
         raise PruneError(f"the network does not run without {', '.join(gone)}: these are not blocks of it")
     if all(share == 1 for share in shares.values()):
         return reduced
     traced = trace(reduced, shape)
-    whole = trace(original, shape).groups if gone else traced.groups
-    known = {group.name for group in whole}
-    for name in shares.keys() - known:
+    whole = traced.groups if original is reduced else trace(original, shape).groups
+    known = {group.name: group for group in whole}
+    for name in shares.keys() - known.keys():
         raise PruneError(f"{CHANNELS}{name}: no group of channels of that name; {names.nearest(name, known)}")
     removed = {}
     for group, name in _named(traced, whole):
-        kept = _count(group, shares.get(name, 1.0))
+        kept = _count(known[name], shares.get(name, 1.0))
         if kept < group.channels:
             removed[group.name] = _lowest(group, criterion(group.inside(model)), kept)
     compensate(traced, shape, removed)
@@ -133,6 +134,26 @@ def uniform(space: Space, share: float) -> Point:
         else:
             policy[choice.name] = True
     return policy
+
+
+def partway(policy: Mapping[str, Scalar], part: float) -> Point:
+    """The policy that goes `part` of the way, 0 to 1, to `policy`: blocks go at once, channels little by little.
+
+    >>> partway({"channels.0": 0.5, "block.1": False}, 0.5)
+    {'channels.0': 0.75, 'block.1': False}
+    """
+    return {
+        name: 1 - part * (1 - _share(name, value)) if name.startswith(CHANNELS) else value
+        for name, value in policy.items()
+    }
+
+
+def check_modules(model: nn.Module, wanted: Iterable[str]) -> None:
+    """Raise PruneError for the first name that is no module's in the network."""
+    known = {path for path, _ in model.named_modules() if path}
+    for name in wanted:
+        if name not in known:
+            raise PruneError(f"{name}: no module of that name in the network; {names.nearest(name, known)}")
 
 
 @dataclass(frozen=True)
@@ -174,12 +195,6 @@ def _share(name: str, value: Scalar) -> float:
     return float(value)
 
 
-def _check_module(model: nn.Module, name: str) -> None:
-    known = {path for path, _ in model.named_modules() if path}
-    if name not in known:
-        raise PruneError(f"{name}: no module of that name in the network; {names.nearest(name, known)}")
-
-
 def _names(given: Collection[str]) -> tuple[str, ...]:
     """Several names, or a single one that came without a list."""
     return (given,) if isinstance(given, str) else tuple(given)
@@ -191,6 +206,14 @@ def _touches(name: str, modules: Iterable[str]) -> bool:
 
 
 # ---- how many channels, and which
+
+
+def _makers(group: Group) -> list[str]:
+    """The layers that make or hand through its channels, but for those that only normalise them."""
+    made = (CONVOLUTION, nn.Linear, nn.Parameter)
+    return [
+        member.layer for member in group.members if member.side == "out" and isinstance(member.module, made)
+    ]
 
 
 def _options(group: Group, keep: Sequence[float], round_to: int) -> tuple[float, ...]:

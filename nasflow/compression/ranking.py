@@ -7,6 +7,7 @@ parameters or milliseconds, by whatever function tells what a policy costs.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from nasflow.compression import criteria, prune
 from nasflow.compression.criteria import Criterion
 from nasflow.compression.groups import Group, PruneError, trace
+from nasflow.compression.layers import Layer
 from nasflow.compression.prune import CHANNELS
 from nasflow.space import Choice, Point, Scalar, Space
 
@@ -51,6 +53,24 @@ def path(
     for _, _, name, share in sorted(steps):
         policies.append({**policies[-1], CHANNELS + name: share})
     return tuple(policies)
+
+
+def inside(space: Space, found: Sequence[Layer]) -> tuple[Point, ...]:
+    """Policies of `space` from the whole network to the smallest, in which the groups that a single layer makes keep the
+    same share, and those that several layers make together, such as the stream beside residual blocks, stay whole.
+
+    A stream's channel is missed by every block that reads it, one inside a block by that block alone. `found` is what
+    layers.layers finds in the network. A space without groups of a single layer has the whole network only.
+    """
+    makers = Counter(layer.makes for layer in found)
+    alone = {name: options for name, options in _options(space).items() if makers[name] == 1}
+    whole = prune.uniform(space, 1.0)
+    shares = sorted({share for options in alone.values() for share in options if share < 1}, reverse=True)
+    narrower = (
+        {CHANNELS + name: min((o for o in options if o >= share), default=1.0) for name, options in alone.items()}
+        for share in shares
+    )
+    return (whole, *({**whole, **policy} for policy in narrower))
 
 
 def within(policies: Sequence[Point], cost: Cost, target: float) -> Point:
@@ -103,7 +123,7 @@ def iterate(
         wanted = whole - (whole - target) * step / steps
         scores = criterion(current)
         further = within(path(current, shape, space, criterion=scores, start=policy), cost, wanted)
-        current = prune.apply(_beside(further, policy), current, shape, criterion=scores)
+        current = prune.apply(further, current, shape, criterion=scores, of=model)
         policy = further
         finetune(current, step)
     return policy, current
@@ -134,12 +154,3 @@ def _steps(
             steps.append((max(least, float(gone.mean())), len(steps), group.name, option))
             kept = left
     return steps
-
-
-def _beside(policy: Point, before: Point) -> Point:
-    """The policy as shares of what another one left."""
-    return {
-        name: float(share or 0) / float(before[name] or 1)
-        for name, share in policy.items()
-        if name.startswith(CHANNELS)
-    }

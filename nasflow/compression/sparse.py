@@ -36,6 +36,13 @@ class BatchNormScales:
         return self.strength * torch.stack([scale.abs().sum() for scale in scales]).sum()
 
 
+def bn_scales(model: nn.Module, shape: Sequence[int], *, strength: float = 1e-4) -> BatchNormScales:
+    """The penalty on the scales of `model`, which has to have batch normalisations; its inputs may have any `shape`."""
+    penalty = BatchNormScales(strength)
+    penalty(model)
+    return penalty
+
+
 @dataclass(frozen=True, eq=False)
 class GroupNorms:
     """`strength` times the squared weights of every channel, over all layers of its group, each channel by its

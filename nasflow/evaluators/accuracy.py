@@ -18,7 +18,7 @@ from nasflow.files import read_json, replacing, write_json
 from nasflow.space import Point, Scalar, point_key
 from nasflow.spaces import training as training_space
 from nasflow.study import Trial
-from nasflow.training import Epoch, Recipe, seeded, train
+from nasflow.training import Epoch, Penalty, Recipe, seeded, train
 
 WEIGHTS, CHECKPOINT, RESULT = "weights.pt", "checkpoint.pt", "training.json"
 
@@ -35,8 +35,9 @@ class Accuracy:
     last epoch) and its `train_loss`, each the mean over the folds in `data`.
 
     `recipe` holds where the point has no `train.` values of its own; the trial's fidelity scales its epochs. A
-    `teacher` is the network that a point's network learns from. First weights and the order of images follow
-    from `seed` and the point, not from the trial's number, so it does not matter when a point is tried.
+    `teacher` is the network that a point's network learns from, with `attention` also from where it looks; `penalty`
+    makes what is added to the loss of a network. First weights and the order of images follow from `seed` and the
+    point, not from the trial's number, so it does not matter when a point is tried.
 
     A trial's folder, `folder`/NNNNN, gets weights.pt (of the first fold) and training.json (metrics and epochs);
     until then it has a checkpoint, from which a killed training goes on. A trial that has them is not trained again.
@@ -48,6 +49,8 @@ class Accuracy:
     folder: Path
     seed: int
     teacher: Callable[[Point], nn.Module] | None = None
+    penalty: Callable[[nn.Module], Penalty] | None = None
+    attention: float = 0.0
 
     def __call__(self, trial: Trial) -> dict[str, float]:
         place = self.folder / f"{trial.number:05d}"
@@ -83,6 +86,8 @@ class Accuracy:
             seed=order_seed,
             checkpoint=_checkpoint(place, fold),
             teacher=teacher,
+            attention=self.attention,
+            penalty=self.penalty(model) if self.penalty is not None else None,
         )
         if fold == 0:
             with replacing(place / WEIGHTS) as part:
@@ -106,6 +111,8 @@ class Accuracy:
             "preprocess": asdict(data.preprocess),
             "folds": len(self.data),
             "teacher": self.teacher is not None,
+            **({"attention": self.attention} if self.attention else {}),
+            **({} if self.penalty is None else {"penalty": repr(self.penalty)}),
         }
         return dict(json.loads(json.dumps(identity)))
 

@@ -13,43 +13,39 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nasflow import experiment as experiments
 from nasflow import names, pareto
-from nasflow.compression import gradients, joint, layers, mixed, multiples
+from nasflow.compression import joint, layers, mixed, multiples
 from nasflow.compression.mixed import Mixed
 from nasflow.compression.multiples import Multiples
 from nasflow.compression.prices import LayerTable
 from nasflow.compression.quantize import QuantizeError
-from nasflow.compression.reconstruct import reconstruction
 from nasflow.data import Data
 from nasflow.errors import NasflowError
 from nasflow.evaluators.accuracy import Accuracy
 from nasflow.evaluators.counts import Counts
 from nasflow.evaluators.latency import Fastest, MeasuredLatency
 from nasflow.export import ExportError, to_onnx
-from nasflow.files import read_json, replacing, write_json
+from nasflow.files import read_json, write_json
 from nasflow.hardware import Device, DeviceError
 from nasflow.loop import Evaluate
 from nasflow.loop import run as search_loop
-from nasflow.network import BATCHES, CURVATURE, Network, Pruning, asks
-from nasflow.pool import Processes
+from nasflow.network import Network, Pruning
+from nasflow.pool import Processes, Train
 from nasflow.record import open_record
 from nasflow.space import Space
 from nasflow.spaces import training as training_space
 from nasflow.stages import finalists, predictors
 from nasflow.stages.integers import (
-    CALIBRATION_IMAGES,
     ONLY_TIMED,
     Integers,
-    calibration,
     quantised,
     validation_error,
 )
 from nasflow.stages.policies import first_policies, limited, ranked, whole_policy
 from nasflow.stages.run import TRAINING_MEMORY, Run
 from nasflow.stages.search import BATCH_PER_WORKER, fidelities, recipe
+from nasflow.stages.steps import Images, InSteps, sparse, taught_attention
 from nasflow.strategies.listed import Listed
 from nasflow.study import Metrics, Objective, Study, Trial
 
@@ -165,19 +161,20 @@ def _compress_one(run: Run, parent: Network, metrics: Metrics, costs: Metrics) -
         tuple(settings.keep),
         tuple(settings.protect),
         settings.criterion,
-        _known(run, parent, folder),
-        _moments(run, parent, folder),
-        tuple(settings.only),
+        only=tuple(settings.only),
     )
     space = pruning.space()
     original = _exported(run, folder, parent)
     steps: list[Step] = []
     note = ""
     if space.size > 1:
+        pruning, note = sparse(run, pruning, space, folder)
+        pruning = _images(run)(pruning, folder)
         limits = [_with_room(target.objective(costs)) for target in experiments.targets(run.experiment)]
         study = _search_policies(run, pruning, space, folder, limits)
         if not study.front:
-            note = f"no pruning of {parent.name} tried meets the target: {study.obstacles()}"
+            missed = f"no pruning of {parent.name} tried meets the target: {study.obstacles()}"
+            note = "; ".join(filter(None, [note, missed]))
         candidates = _worth_judging(study, metrics["error"] + settings.max_error_increase)
         pruned = [
             Network(
@@ -195,6 +192,9 @@ def _compress_one(run: Run, parent: Network, metrics: Metrics, costs: Metrics) -
                 _judge(run, "prune", network, original, metrics, _exported(run, folder, network), after)
             )
         steps = _keep_one(run, steps)
+    else:
+        note = f"nothing of {parent.name} can be pruned"
+        note += ", as protect and only say" if settings.protect or settings.only else ""
     if settings.int8:
         fastest = [(step.network, step.after) for step in steps if step.accepted]
         for network, before in [*fastest, (parent, metrics)]:
@@ -202,42 +202,14 @@ def _compress_one(run: Run, parent: Network, metrics: Metrics, costs: Metrics) -
     return steps, note
 
 
+def _images(run: Run) -> Images:
+    return Images(run.folds[0], run.experiment.seed, run.experiment.compress.reconstruct)
+
+
 def _with_room(limit: Objective) -> Objective:
     if limit.limit is None or not limit.metric.startswith("latency_ms"):
         return limit
     return replace(limit, limit=(1 - ROOM) * limit.limit)
-
-
-def _known(run: Run, parent: Network, folder: Path) -> Path | None:
-    """The file of what training images tell of the network's weights; None where the criterion does not ask."""
-    asked = asks(run.experiment.compress.criterion)
-    if asked not in (BATCHES, CURVATURE):
-        return None
-    file = folder / f"{asked}.pt"
-    if not file.exists():
-        model = parent.build(run.architecture)
-        data, seed = run.folds[0], run.experiment.seed
-        found: Any = (
-            list(gradients.gather(model, data, seed=seed))
-            if asked == BATCHES
-            else gradients.fisher(model, data, seed=seed)
-        )
-        with replacing(file) as part:
-            torch.save(found, part)
-    return file
-
-
-def _moments(run: Run, parent: Network, folder: Path) -> Path | None:
-    """The file of what training images give the network's layers; None where nothing is to be reconstructed."""
-    if not run.experiment.compress.reconstruct:
-        return None
-    file = folder / "moments.pt"
-    if not file.exists():
-        images = torch.from_numpy(calibration(run.folds[0], run.experiment.seed, CALIBRATION_IMAGES))
-        found = reconstruction(parent.build(run.architecture), images, seed=run.experiment.seed)
-        with replacing(file) as part:
-            torch.save({"moments": dict(found.moments), "norms": dict(found.norms)}, part)
-    return file
 
 
 def _told(run: Run, make: Callable[..., Any], pruning: Pruning, folder: Path) -> dict[str, Any]:
@@ -315,15 +287,20 @@ def _search_policies(
         bounds = [one for one in objectives if one.limit is not None]
         by_rank = ranked(pruning, space, bounds, Fastest(near), folder / "ranked.json")
         first = [*by_rank, *(policy for policy in first if policy not in by_rank)]
+    at_once = Accuracy(
+        pruning,
+        run.folds,
+        training,
+        trials,
+        experiment.seed,
+        teacher=pruning.teacher,
+        attention=taught_attention(run),
+    )
+    train: Train = at_once
+    if settings.steps > 1:
+        train = InSteps(at_once, pruning, settings.steps, _images(run))
     evaluate = Evaluate(
-        train=Accuracy(
-            pruning,
-            run.folds,
-            training,
-            trials,
-            experiment.seed,
-            teacher=pruning.teacher,
-        ),
+        train=train,
         cheap=Counts(pruning, training.batch_size, original=pruning.teacher),
         measure=Fastest(forms),
     )
@@ -388,7 +365,8 @@ def _judge(
     if worse > settings.max_error_increase:
         accepted, reason = (
             False,
-            f"error rose by {100 * worse:.2f} points, more than the {100 * settings.max_error_increase:g} allowed",
+            f"error rose by {100 * worse:.2f} points, more than the {100 * settings.max_error_increase:g} allowed: "
+            f"{_numbers(run.devices, earlier, later)}",
         )
     elif "slower" not in verdicts.values() and "faster" in verdicts.values():
         accepted, reason = True, f"measured faster: {_numbers(run.devices, earlier, later)}"
@@ -420,7 +398,8 @@ def _numbers(devices: Sequence[Device], before: Metrics, after: Metrics) -> str:
 
 
 def _counts(run: Run, network: Network) -> Metrics:
-    return Counts(run.architecture, 1).of(network.build(run.architecture))
+    original = run.architecture.build(network.point)
+    return Counts(run.architecture, 1).of(network.build(run.architecture), original)
 
 
 def _keep_one(run: Run, steps: Sequence[Step]) -> list[Step]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nasflow.compression import prune
 from nasflow.evaluators.counts import Counts
 from nasflow.evaluators.measured import metrics_of, only_measured
 from nasflow.files import sha256
@@ -36,6 +37,7 @@ def _define(run: Run) -> dict[str, Any]:
     ]
     for point in corners:
         _check_answer(run, point)
+    _check_parts(run)
     smallest, largest = (Counts(run.architecture)(point) for point in corners)
     size = space.size
     points = "infinitely many points" if math.isinf(size) else f"{int(size):,} points"
@@ -70,6 +72,14 @@ def check_metrics(run: Run, devices: Sequence[Device]) -> None:
         file.write_bytes(reference_network())
         for device in wanting:
             metrics_of(device.latency(file), device.name, run.asked)
+
+
+def _check_parts(run: Run) -> None:
+    """Raise PruneError if compression is to spare, or to change, a part that a user's own network does not have."""
+    settings = run.experiment.compress
+    if run.architecture.model is not None and settings.enabled:
+        with seeded(0):
+            prune.check_modules(run.architecture.build({}), (*settings.protect, *settings.only))
 
 
 def _check_answer(run: Run, point: Point) -> None:

@@ -30,6 +30,7 @@ from nasflow.stages import finalists
 from nasflow.stages.compress import network_of, picked
 from nasflow.stages.run import Run
 from nasflow.stages.search import recipe
+from nasflow.stages.steps import taught_attention
 from nasflow.strategies.listed import Listed
 from nasflow.study import Objective, Study, Trial
 
@@ -169,7 +170,9 @@ class InFull:
     @classmethod
     def of(cls, run: Run, meaning: Retraining, folder: Path, teacher: Teachers | None) -> InFull:
         settings = recipe(run, "retrain")
-        return cls(Accuracy(meaning, (run.data,), settings, folder, run.experiment.seed, teacher), meaning)
+        looks = taught_attention(run) if teacher else 0.0
+        seed = run.experiment.seed
+        return cls(Accuracy(meaning, (run.data,), settings, folder, seed, teacher, attention=looks), meaning)
 
     def __call__(self, trial: Trial) -> dict[str, float]:
         point = self.meaning.network(trial.point).point
