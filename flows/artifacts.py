@@ -100,20 +100,23 @@ def progress(name: str, stages: tuple[str, ...] = STAGES) -> Iterator[Progress]:
         shown.close()
 
 
-def show_result(summary: Mapping[str, Any], folder: Path) -> None:
-    """The front as a table, which ships and why with a picture, and where the report is."""
+def show_result(summary: Mapping[str, Any], folder: Path, page: str | None = None) -> None:
+    """The front as a table, which ships and why with a picture, and where the report is: at the address of a `page`,
+    if a browser finds it there."""
     run = str(summary["run"])
     if summary["front"]:
         _show(create_table_artifact, front_rows(summary), key=key(run, "front"), description=answer(summary))
-    _show(create_markdown_artifact, page(summary), key=key(run, "result"), description="What ships, and why.")
+    _show(
+        create_markdown_artifact, story(summary), key=key(run, "result"), description="What ships, and why."
+    )
     report = folder.absolute() / "report.html"
     if report.exists():
         _show(
             create_link_artifact,
-            report.as_uri(),
+            page or report.as_uri(),
             link_text=f"Report of {run}",
             key=key(run, "report"),
-            description=f"Open {report} in a browser on the machine that ran it.",
+            description=f"On the machine that ran it: {report}",
         )
 
 
@@ -141,7 +144,7 @@ def show_latency(device: str, file: str, measured: Latency, words: str) -> None:
     _show(create_table_artifact, [row], key=key(device, "latency"), description=words)
 
 
-def page(summary: Mapping[str, Any]) -> str:
+def story(summary: Mapping[str, Any]) -> str:
     """Which network ships and why, and the front, in Markdown."""
     parts = [f"# {summary['run']}: {summary['status']}", answer(summary)]
     if summary["front"]:

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from flows import artifacts, server
 from flows.console import Bars, warnings_on
-from flows.forms import AS_IT_SAYS, Strategy, asked, form, place
+from flows.forms import AS_IT_SAYS, Device, Space, Strategy, Trials, asked, form, place
 from flows.session import Session, session
-from flows.stages import FLOWS, completed, failed, logged, plain, tracked
+from flows.stages import FLOWS, completed, failed, logged, plain, shown, tracked, troubles
 from flows.tracking import TrackingError
 from nasflow import stages
 from nasflow.errors import NasflowError
@@ -32,8 +32,10 @@ log = logging.getLogger("nasflow.flows")
 @form
 def pipeline(
     experiment: str = "digits",
+    space: Space = AS_IT_SAYS,
     strategy: Strategy = AS_IT_SAYS,
-    trials: int = 0,
+    trials: Trials = 0,
+    devices: Sequence[Device] = (),
     overrides: Sequence[str] = (),
     folder: str = "",
     fresh: bool = False,
@@ -41,7 +43,7 @@ def pipeline(
 ) -> State[Any]:
     """From data and devices to certified networks: define, search, compress, retrain, deploy, report."""
     try:
-        wanted = asked(experiment, strategy, trials, overrides)
+        wanted = asked(experiment, space, strategy, trials, devices, overrides)
         with (
             logged(),
             session(wanted, place(wanted, folder), fresh=fresh, wait=wait) as opened,
@@ -72,9 +74,9 @@ def _carry_out(opened: Session) -> State[Any]:
                 break
         summary = opened.summary()
     if ended.is_completed():
-        ended = completed(summary["message"], summary)
-    artifacts.show_result(summary, where)
-    return tracked(ended)
+        said = [summary["message"], *troubles(summary["trials"], summary["compression"])]
+        ended = completed("; ".join(said), summary)
+    return shown(tracked(ended), opened)
 
 
 def run_pipeline(

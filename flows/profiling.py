@@ -9,7 +9,8 @@ from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 
 from flows import artifacts
-from flows.forms import form
+from flows.devices import Shared
+from flows.forms import Device, form
 from flows.stages import UNAVAILABLE_AGAIN, completed, failed
 from nasflow.errors import NasflowError
 from nasflow.hardware import DeviceError, Latency, connect, load_profile
@@ -18,15 +19,16 @@ from nasflow.hardware import DeviceError, Latency, connect, load_profile
 @task(task_run_name="measure on {device}", cache_policy=NO_CACHE, **UNAVAILABLE_AGAIN)
 def measure(device: str, file: Path) -> Latency:
     """Ask the device; one caller at a time, as its profile says."""
-    return connect(load_profile(device)).latency(file)
+    return Shared(connect(load_profile(device))).latency(file)
 
 
 @form
-def profile(file: str, device: str = "local-cpu") -> State[Any]:
+def profile(file: str, device: Device = "local-cpu", board: str = "") -> State[Any]:
     """Measure an exported network on a device: median, 90th percentile and how sure they are."""
     try:
         if not Path(file).is_file():
             raise DeviceError(f"{file!r}: no such file; expected an exported network such as model.onnx")
+        device = board or device
         measured = measure(device, Path(file))
     except NasflowError as error:
         return failed(error)

@@ -1,4 +1,4 @@
-"""The Prefect server a run reports to: the one that is set up, else one of its own that ends when it ends.
+"""The Prefect server a run reports to: the one that is set up or up, else one of its own that ends when it ends.
 
 Prefect can start such a temporary server itself, but leaves it running when the run is killed, and two runs
 that start at once may both try to create its database. Started as a program (`python -m flows.server FD`),
@@ -21,6 +21,7 @@ from typing import IO
 
 import httpx
 
+from flows import started
 from nasflow.errors import NasflowError
 from nasflow.files import locked
 
@@ -41,11 +42,8 @@ class OwnServer:
         self.output = output
 
     @classmethod
-    def start(cls, timeout_s: float, *, port: int = 0, with_page: bool = False) -> OwnServer:
-        """Start one and wait until it answers; raises NoServer.
-
-        `with_page` makes it a whole server, with its page and its scheduler; else it only keeps what runs tell it.
-        """
+    def start(cls, timeout_s: float, *, port: int = 0) -> OwnServer:
+        """Start one and wait until it answers; raises NoServer. It has no page: it only keeps what runs tell it."""
         from prefect.settings import get_current_settings
 
         try:
@@ -61,7 +59,7 @@ class OwnServer:
                 env={
                     **os.environ,
                     **get_current_settings().to_environment_variables(exclude_unset=True),
-                    **(_page_at(url) if with_page else BARE),
+                    **BARE,
                 },
                 stdin=subprocess.PIPE,  # never written to: its end tells the server that this process is gone
                 stdout=output,
@@ -104,7 +102,8 @@ _own: dict[str, OwnServer] = {}
 
 @contextlib.contextmanager
 def reachable() -> Iterator[str]:
-    """Let the Prefect calls inside reach a server and give its address; raises NoServer if there is none."""
+    """Let the Prefect calls inside reach a server and give its address: the one that is set up, the one that
+    `nasflow up` started, or one of this process' own. Raises NoServer if there is none."""
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_CLIENT_MAX_RETRIES,
@@ -117,6 +116,10 @@ def reachable() -> Iterator[str]:
     if url and url not in {own.url for own in _own.values()}:
         _check(url)
         yield url
+        return
+    if (up := started.running()) is not None and answers(f"{up.api}/health"):
+        with temporary_settings({PREFECT_API_URL: up.api}):
+            yield up.api
         return
     home = PREFECT_HOME.value()
     key = str(home)
@@ -132,6 +135,13 @@ def reachable() -> Iterator[str]:
         yield _own[key].url
 
 
+def is_own() -> bool:
+    """Whether Prefect is told to report to a server of this process' own."""
+    from prefect.settings import PREFECT_API_URL
+
+    return PREFECT_API_URL.value() in {own.url for own in _own.values()}
+
+
 def _check(url: str) -> None:
     from prefect.client.orchestration import get_client
 
@@ -143,13 +153,12 @@ def _check(url: str) -> None:
         )
 
 
-def _page_at(url: str) -> dict[str, str]:
-    """A page looks for its server on port 4200 unless it is told."""
-    return {
-        "PREFECT_SERVER_UI_ENABLED": "true",
-        "PREFECT_SERVER_UI_API_URL": url,
-        "PREFECT__SERVER_FINAL": "1",
-    }
+def answers(url: str) -> bool:
+    """Whether a server says at this address that it is well."""
+    try:
+        return httpx.get(url, timeout=PATIENCE_S).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def _end_with_the_run() -> None:

@@ -1,75 +1,95 @@
-"""Offers every flow to a Prefect server, to be started or scheduled from its page."""
+"""Which flows a Prefect server is offered, to be started or scheduled from its page: what prefect.yaml declares.
+
+`prefect deploy --all` does the same from a checkout. Here a deployment that is there already keeps its schedules and
+what was changed in the page.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from typing import cast
+import importlib
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, cast
 
-import httpx
-from prefect import serve as serve_deployments
+import yaml
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.deployments.runner import RunnerDeployment
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_SERVER_API_HOST,
-    PREFECT_SERVER_API_PORT,
-    PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-    temporary_settings,
-)
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.schedules import Cron, Interval, Schedule
 from prefect.types.entrypoint import EntrypointType
+from prefect.workers.process import ProcessWorker
 
-from flows.pipeline import pipeline
-from flows.profiling import profile
-from flows.server import OwnServer
-from flows.stages import FLOWS
-
-SCHEDULABLE = (pipeline, *FLOWS.values(), profile)
+POOL = "nasflow"
 
 
-def serve() -> None:
-    """Offer the flows until Ctrl-C, one run at a time, since two at once would spoil each other's latencies.
-
-    Uses the Prefect server that is set up or running on this machine, else starts one with its page.
-    """
-    with page() as url:
-        print(f"Prefect's page: {url.removesuffix('/api')}")
-        serve_deployments(*deployments(), limit=1)
-
-
-def deployments() -> list[RunnerDeployment]:
-    """Every flow a person would start or schedule, loaded from where nasflow is installed."""
-    return [
-        cast(
-            RunnerDeployment,
-            one.to_deployment(one.name, tags=["nasflow"], entrypoint_type=EntrypointType.MODULE_PATH),
-        )
-        for one in SCHEDULABLE
-    ]
+def declared() -> list[dict[str, Any]]:
+    """The deployments in prefect.yaml: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).parent
+    inside = package / "prefect.yaml"
+    file = inside if inside.is_file() else package.parent / "prefect.yaml"
+    found: list[dict[str, Any]] = yaml.safe_load(file.read_text())["deployments"]
+    return found
 
 
-@contextlib.contextmanager
-def page() -> Iterator[str]:
-    """A Prefect server with its page, for as long as it is needed; gives its API's address."""
-    if PREFECT_API_URL.value():
-        yield str(PREFECT_API_URL.value())
-        return
-    host, port = PREFECT_SERVER_API_HOST.value(), int(PREFECT_SERVER_API_PORT.value())
-    url = f"http://{host}:{port}/api"
-    own = None
-    if not _answers(url):
-        own = OwnServer.start(
-            float(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value()), port=port, with_page=True
-        )
-    try:
-        with temporary_settings({PREFECT_API_URL: url}):
-            yield url
-    finally:
-        if own is not None:
-            own.stop()
+def flow_of(entrypoint: str) -> Flow[..., Any]:
+    """The flow behind `flows.stages.search`."""
+    module, _, name = entrypoint.rpartition(".")
+    found: Flow[..., Any] = getattr(importlib.import_module(module), name)
+    return found
 
 
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
+def deploy(folder: Path) -> None:
+    """Offer every flow to the server that is set up, to be carried out in `folder` by a worker of the pool."""
+    with get_client(sync_client=True) as client:
+        try:
+            template = ProcessWorker.get_default_base_job_template()
+            client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+        except ObjectAlreadyExists:
+            pass
+        for said in declared():
+            made = deployment(said, folder)
+            try:
+                there = client.read_deployment_by_name(f"{made.flow_name}/{made.name}")
+            except ObjectNotFound:
+                made.apply()
+            else:
+                client.update_deployment(there.id, what_code_decides(made, flow_of(said["entrypoint"])))
+
+
+def deployment(said: Mapping[str, Any], folder: Path) -> RunnerDeployment:
+    """What Prefect is told of a declared deployment."""
+    flow = flow_of(said["entrypoint"])
+    made = flow.to_deployment(
+        said["name"],
+        description=said.get("description", flow.description),
+        tags=list(said["tags"]),
+        parameters=said.get("parameters", {}),
+        schedules=[schedule(one) for one in said.get("schedules", ())],
+        work_pool_name=POOL,
+        job_variables={**said["work_pool"].get("job_variables", {}), "working_dir": str(folder)},
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return cast(RunnerDeployment, made)
+
+
+def what_code_decides(made: RunnerDeployment, flow: Flow[..., Any]) -> DeploymentUpdate:
+    """What is told of a deployment that is there already: not what people change in the page."""
+    return DeploymentUpdate(
+        description=made.description,
+        entrypoint=made.entrypoint,
+        work_pool_name=POOL,
+        job_variables=made.job_variables,
+        parameter_openapi_schema=flow.parameters.model_dump(exclude_unset=True),
+        pull_steps=None,
+    )
+
+
+def schedule(said: Mapping[str, Any]) -> Schedule:
+    """A schedule as prefect.yaml says it: `cron` in a time zone, or `interval` in seconds."""
+    about: dict[str, Any] = {key: said[key] for key in ("active", "slug", "parameters") if key in said}
+    if "cron" in said:
+        return Cron(said["cron"], timezone=said.get("timezone", "UTC"), **about)
+    return Interval(timedelta(seconds=said["interval"]), **about)

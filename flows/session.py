@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flows.devices import Shared
 from flows.tracking import Tracker, address
 from nasflow.experiment import Experiment
 from nasflow.stages import Notify, Run, open_run, summarise
@@ -84,7 +85,7 @@ def session(
         yield held
         return
     hub = Hub(notify) if notify else Hub()
-    with open_run(experiment, folder, fresh=fresh, wait=wait, notify=hub) as run:
+    with open_run(experiment, folder, fresh=fresh, wait=wait, notify=hub, share=Shared) as run:
         tracker = Tracker(address(experiment, folder), folder)
         opened = Session(run, hub, tracker)
         token = _held.set(opened)

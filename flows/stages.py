@@ -18,12 +18,13 @@ from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.context import FlowRunContext
 from prefect.tasks import Task
 
-from flows import artifacts
-from flows.forms import AS_IT_SAYS, Strategy, asked, form, place
+from flows import artifacts, reports
+from flows.forms import AS_IT_SAYS, Device, Space, Strategy, Trials, asked, form, place
 from flows.session import Session, current, is_open, session
 from flows.tracking import DamagedStore
 from nasflow import stages
 from nasflow.errors import NasflowError, Unavailable
+from nasflow.experiment import Experiment
 
 Result = Mapping[str, Any]
 
@@ -76,8 +77,8 @@ def failed(error: NasflowError) -> State[Any]:
     return State(type=StateType.FAILED, name=name, message=str(error), data=error)
 
 
-def completed(message: str, result: Result | None = None) -> State[Any]:
-    return State(type=StateType.COMPLETED, name="Completed", message=message, data=result)
+def completed(message: str, result: Result | None = None, name: str = "Completed") -> State[Any]:
+    return State(type=StateType.COMPLETED, name=name, message=message, data=result)
 
 
 def tracked(state: State[Any]) -> State[Any]:
@@ -87,6 +88,13 @@ def tracked(state: State[Any]) -> State[Any]:
         return state
     error = tracking.result(raise_on_failure=False)
     return State(type=StateType.COMPLETED, name="Untracked", message=str(error), data=state.data)
+
+
+def shown(state: State[Any], opened: Session) -> State[Any]:
+    """The state, with what came of the run in the page beside it."""
+    where = reports.shown(opened.tracker) if state.name != "Untracked" else None
+    artifacts.show_result(opened.summary(), opened.run.folder, where)
+    return state
 
 
 class _ToRun(logging.Handler):
@@ -107,32 +115,25 @@ def logged() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _stage(
-    stage: str,
-    experiment: str,
-    overrides: Sequence[str],
-    folder: str,
-    strategy: Strategy = AS_IT_SAYS,
-    trials: int = 0,
-) -> State[Any]:
+def _stage(stage: str, wanted: Callable[[], Experiment], folder: str) -> State[Any]:
     """Carry out one stage as a flow; inside a pipeline the run is open already."""
     alone = not is_open()
     try:
-        wanted = asked(experiment, strategy, trials, overrides)
+        experiment = wanted()
         with (
             logged() if alone else nullcontext(),
-            session(wanted, place(wanted, folder)) as opened,
-            artifacts.progress(artifacts.key(wanted.name, stage), (stage,)) as bar,
+            session(experiment, place(experiment, folder)) as opened,
+            artifacts.progress(artifacts.key(experiment.name, stage, "progress"), (stage,)) as bar,
             opened.hub.hearing(bar),
         ):
             ended = _work(stage)
             summary = opened.summary()
-            if stage == "search" or alone:
-                artifacts.show_result(summary, opened.run.folder)
-            if alone:
-                return tracked(ended)
-            opened.tracker.sync(summary, opened.trials())
-            return ended
+            if not alone:
+                if stage == "search":
+                    artifacts.show_result(summary, opened.run.folder)
+                opened.tracker.sync(summary, opened.trials())
+                return ended
+            return shown(tracked(ended), opened)
     except NasflowError as error:
         return failed(error)
 
@@ -146,53 +147,78 @@ def _work(stage: str) -> State[Any]:
         return failed(error)
     if stage == "deploy" and not result["choice"]["limits_kept"]:
         return failed(stages.Infeasible(f"{result['message']}, but {result['choice']['why']}"))
-    return completed(result["message"], result)
+    said = [result["message"], *troubles(result.get("trials", {}), result.get("steps", []))]
+    return completed(
+        "; ".join(said), result, "Completed" if stage != "compress" or kept(result) else "Refused"
+    )
+
+
+def kept(compressed: Result) -> bool:
+    """Whether compression gave anything, or was not tried at all."""
+    steps = compressed["steps"]
+    return not steps or any(step["accepted"] for step in steps)
+
+
+def troubles(trials: Result, steps: Sequence[Result]) -> list[str]:
+    """What a run that came to its end is not to hide: trials that failed, compression that was in vain."""
+    found = []
+    if failures := trials.get("failed", 0):
+        found.append(f"{failures} of {failures + trials['done']} trials failed")
+    if steps and not any(step["accepted"] for step in steps):
+        found.append(f"compression kept none of {len(steps)}: {steps[-1]['name']} {steps[-1]['reason']}")
+    return found
 
 
 @form
 def define(
     experiment: str = "digits",
+    space: Space = AS_IT_SAYS,
+    devices: Sequence[Device] = (),
     overrides: Sequence[str] = (),
     folder: str = "",
 ) -> State[Any]:
     """Read the data, open the space and ask the devices: whether the run is possible at all."""
-    return _stage("define", experiment, overrides, folder)
+    return _stage(
+        "define", lambda: asked(experiment, space=space, devices=devices, overrides=overrides), folder
+    )
 
 
 @form
 def search(
     experiment: str = "digits",
+    space: Space = AS_IT_SAYS,
     strategy: Strategy = AS_IT_SAYS,
-    trials: int = 0,
+    trials: Trials = 0,
+    devices: Sequence[Device] = (),
     overrides: Sequence[str] = (),
     folder: str = "",
 ) -> State[Any]:
     """Propose, measure and train networks until the trials are spent; goes on where it was stopped."""
-    return _stage("search", experiment, overrides, folder, strategy, trials)
+    return _stage("search", lambda: asked(experiment, space, strategy, trials, devices, overrides), folder)
 
 
 @form
 def compress(experiment: str = "digits", overrides: Sequence[str] = (), folder: str = "") -> State[Any]:
     """Prune and quantise networks of the front, keeping what measurably pays."""
-    return _stage("compress", experiment, overrides, folder)
+    return _stage("compress", lambda: asked(experiment, overrides=overrides), folder)
 
 
 @form
 def retrain(experiment: str = "digits", overrides: Sequence[str] = (), folder: str = "") -> State[Any]:
     """Train in full what is worth shipping."""
-    return _stage("retrain", experiment, overrides, folder)
+    return _stage("retrain", lambda: asked(experiment, overrides=overrides), folder)
 
 
 @form
 def deploy(experiment: str = "digits", overrides: Sequence[str] = (), folder: str = "") -> State[Any]:
     """Export, measure and certify every network trained in full, and say which one ships."""
-    return _stage("deploy", experiment, overrides, folder)
+    return _stage("deploy", lambda: asked(experiment, overrides=overrides), folder)
 
 
 @form
 def report(experiment: str = "digits", overrides: Sequence[str] = (), folder: str = "") -> State[Any]:
     """Write the page that says which network to ship, and why."""
-    return _stage("report", experiment, overrides, folder)
+    return _stage("report", lambda: asked(experiment, overrides=overrides), folder)
 
 
 FLOWS: dict[str, Flow[..., State[Any]]] = {

@@ -341,12 +341,36 @@ def profile(
 
 
 @app.command()
-def serve() -> None:
-    """Offer every flow to a Prefect server, to be started or scheduled from its page. Ends with Ctrl-C."""
-    with terminal.interruptible("no longer serving"):
-        from flows.serving import serve as serve_flows
+def up(
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once all is up; it goes on.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to serve the pages on; 0.0.0.0 is for everyone.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="The port of Prefect's page.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option("--mlflow-port", help="The port of MLflow's page.")] = 5000,
+    limit: Annotated[
+        int,
+        typer.Option(
+            "--limit", min=1, help="Runs at a time. More than one spoils latencies of this machine."
+        ),
+    ] = 1,
+) -> None:
+    """Bring up Prefect's page with every flow, a worker and MLflow's page. Ends with Ctrl-C or nasflow down."""
+    with terminal.interruptible("ended"):
+        from flows import up as ups
 
-        serve_flows()
+        ups.bring(host=host, port=port, mlflow_port=mlflow_port, limit=limit, detach=detach, say=typer.echo)
+
+
+@app.command()
+def down() -> None:
+    """End what nasflow up started, and nothing else; runs that are cut short go on when they are started again."""
+    from flows import up as ups
+
+    if not ups.down(typer.echo):
+        typer.echo("nothing is up")
 
 
 def _run(experiment: Experiment, out: Path | None, *, fresh: bool, wait: bool) -> None:

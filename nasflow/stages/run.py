@@ -48,6 +48,15 @@ Notify = Callable[[str, int, int, str], None]
 """Called with a stage, how much of it is done, of how much, and a few words."""
 
 
+Share = Callable[[hardware.Device], hardware.Device]
+"""Wraps a device into one that runs take in turns."""
+
+
+def alone(device: hardware.Device) -> hardware.Device:
+    """A Share of nobody else's."""
+    return device
+
+
 def silent(stage: str, done: int, total: int, message: str) -> None:
     """A Notify that says nothing."""
 
@@ -62,12 +71,14 @@ class Infeasible(NasflowError):
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment in one folder, held by this process. `make`: see Architecture."""
+    """One experiment in one folder, held by this process. `make`: see Architecture; `share`: how devices are shared
+    with other runs."""
 
     experiment: Experiment
     folder: Path
     notify: Notify = silent
     make: Make | None = None
+    share: Share = alone
 
     @cached_property
     def data(self) -> datasets.Data:
@@ -120,7 +131,7 @@ class Run:
         found = []
         for profile in map(hardware.load_profile, self.experiment.devices):
             energy, throughput = (f"{metric}@{profile.name}" in self.asked for metric in ONLY_MEASURED)
-            found.append(hardware.connect(profile, energy=energy, throughput=throughput))
+            found.append(self.share(hardware.connect(profile, energy=energy, throughput=throughput)))
         return found
 
     @cached_property
@@ -238,6 +249,7 @@ def open_run(
     wait: bool = False,
     notify: Notify = silent,
     make: Make | None = None,
+    share: Share = alone,
 ) -> Iterator[Run]:
     """Hold `folder` for this experiment. `fresh` empties it first; `wait` waits for another process to leave it.
 
@@ -247,7 +259,7 @@ def open_run(
     with locked(folder / "lock", wait=wait):
         _empty(folder, fresh)
         sweep(folder)
-        run = Run(experiment, folder, notify, make)
+        run = Run(experiment, folder, notify, make, share)
         _check_same_search(run)
         write_text(folder / "experiment.yaml", dump(experiment))
         yield run

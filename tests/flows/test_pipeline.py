@@ -94,7 +94,8 @@ def _make_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     def define(run: Run) -> dict[str, Any]:
         data = {"name": "digits", "sha256": run.data.sha256, "shape": [1, 8, 8], "classes": 10,
                 "train": 80, "validation": 20, "skipped": {}}  # fmt: skip
-        return run.carry_out("define", lambda: {"message": "100 images", "data": data})
+        space = {"size": 100, "parameters": 2}
+        return run.carry_out("define", lambda: {"message": "100 images", "data": data, "space": space})
 
     def retrain(run: Run) -> dict[str, Any]:
         def work() -> dict[str, Any]:
@@ -260,7 +261,7 @@ def test_progress_front_answer_and_report_are_artifacts(done: Done) -> None:
     assert shown["quick-progress"].data == 100.0
     assert "![The front](data:image/svg+xml;base64," in shown["quick-result"].data
     assert shown["quick-report"].data == f"[Report of quick]({(done.folder / 'report.html').as_uri()})"
-    assert artifacts(runs(done.whole.id)["search"].id)["quick-search"].data == 100.0
+    assert artifacts(runs(done.whole.id)["search"].id)["quick-search-progress"].data == 100.0
 
 
 def test_a_stage_is_one_task_however_many_trials_it_trains(done: Done) -> None:
@@ -319,6 +320,45 @@ def test_a_file_over_its_limits_is_reported_and_never_a_silent_success(
     assert whole.state.name == "Infeasible"
     assert "oversteps flops" in str(whole.state.message)
     assert runs(whole.id)["report"].state_name == "Completed"
+
+
+def test_trials_that_failed_are_counted_in_the_state(
+    api: str, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(trial: Trial) -> dict[str, float]:
+        if trial.number == 1:
+            raise ValueError("the loss is NaN")
+        return _trained(trial)
+
+    search = sys.modules["nasflow.stages.search"]
+    monkeypatch.setattr(search, "evaluation", lambda run: Evaluate(train=train))
+    assert run_pipeline(experiment, tmp_path / "quick")["status"] == "done"
+    whole = newest()
+    assert whole.state is not None
+    assert (whole.state.name, "1 of 4 trials failed" in str(whole.state.message)) == ("Completed", True)
+    inside = runs(whole.id)["search"].state
+    assert inside is not None and str(inside.message).endswith("; 1 of 4 trials failed")
+
+
+def test_compression_that_was_in_vain_is_said_in_its_state_and_in_the_whole_run_s(
+    api: str, experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compress(run: Run) -> dict[str, Any]:
+        step = {"name": "trial-1-int8", "parent": "trial-1", "kind": "int8", "policy": {}, "accepted": False,
+                "reason": "not measurably faster: 1 -> 2 ms on local-cpu", "before": {}, "after": {}}  # fmt: skip
+        result = {"message": "0 of 2 steps kept", "steps": [step, step], "networks": []}
+        return run.carry_out("compress", lambda: result)
+
+    monkeypatch.setattr(stages, "compress", compress)
+    assert run_pipeline(experiment, tmp_path / "quick")["status"] == "done"
+    whole = newest()
+    words = "compression kept none of 2: trial-1-int8 not measurably faster: 1 -> 2 ms on local-cpu"
+    assert whole.state is not None
+    assert (whole.state.name, str(whole.state.message).endswith(words)) == ("Completed", True)
+    inside = runs(whole.id)["compress"].state
+    assert inside is not None
+    assert (inside.type.value, inside.name) == ("COMPLETED", "Refused")
+    assert inside.message == f"0 of 2 steps kept; {words}"
 
 
 def test_a_device_that_comes_back_is_asked_again(
