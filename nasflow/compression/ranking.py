@@ -56,7 +56,7 @@ def path(
 
 
 def inside(space: Space, found: Sequence[Layer]) -> tuple[Point, ...]:
-    """Policies of `space` from the whole network to the smallest, in which the groups that a single layer makes keep the
+    """Policies of `space` from the whole network to the smallest, in which groups that a single layer makes keep the
     same share, and those that several layers make together, such as the stream beside residual blocks, stay whole.
 
     A stream's channel is missed by every block that reads it, one inside a block by that block alone. `found` is what
@@ -67,7 +67,10 @@ def inside(space: Space, found: Sequence[Layer]) -> tuple[Point, ...]:
     whole = prune.uniform(space, 1.0)
     shares = sorted({share for options in alone.values() for share in options if share < 1}, reverse=True)
     narrower = (
-        {CHANNELS + name: min((o for o in options if o >= share), default=1.0) for name, options in alone.items()}
+        {
+            CHANNELS + name: min((o for o in options if o >= share), default=1.0)
+            for name, options in alone.items()
+        }
         for share in shares
     )
     return (whole, *({**whole, **policy} for policy in narrower))

@@ -1,4 +1,4 @@
-"""The error of compressed networks before any training: what a search over policies can afford hundreds of times."""
+"""The error of compressed networks before any training, or after a little: what a search over policies can afford."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nasflow.training import error
 @dataclass(frozen=True)
 class Pruned:
     """Gives the `error` on the validation images of what `apply` makes of a trained network by a trial's policy, for
-    loop.Evaluate. Nothing is trained and nothing kept.
+    loop.Evaluate. Nothing is kept, and nothing is trained but by `finetune`, if given, which gets the network.
 
         images = torch.from_numpy(data.preprocess(data.train.x[:256]))
         again = reconstruct.reconstruction(model, images)  # as AMC judges policies
@@ -26,6 +26,10 @@ class Pruned:
 
     apply: Callable[[Point], nn.Module]
     data: Data
+    finetune: Callable[[nn.Module], object] | None = None
 
     def __call__(self, trial: Trial) -> dict[str, float]:
-        return {"error": error(self.apply(trial.point), self.data.validation, self.data.preprocess)}
+        network = self.apply(trial.point)
+        if self.finetune is not None:
+            self.finetune(network)
+        return {"error": error(network, self.data.validation, self.data.preprocess)}

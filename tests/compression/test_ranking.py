@@ -211,3 +211,19 @@ def test_scores_of_another_length_are_refused():
 
     with pytest.raises(PruneError, match="expected 16 finite scores"):
         ranking.path(model, SHAPE, prune.space(model, SHAPE), criterion=wrong)
+
+
+def test_only_what_a_single_layer_makes_gets_narrower_inside():
+    model = trained(residual)
+    space, found = prune.space(model, SHAPE, **EVERY), layers.layers(model, SHAPE)
+    policies = ranking.inside(space, found)
+    makers = [layer.makes for layer in found]
+    streams = {p.name for p in space.parameters if makers.count(p.name.removeprefix("channels.")) > 1}
+    others = {p.name for p in space.parameters if p.name.startswith("channels.")} - streams
+    assert streams and others
+    assert all(policy in space for policy in policies)
+    assert {policy[name] for policy in policies for name in streams} == {1.0}
+    assert [len({policy[name] for name in others}) for policy in policies] == [1] * len(policies)
+    costs = [_macs(model)(policy) for policy in policies]
+    assert costs == sorted(costs, reverse=True) and len(set(costs)) == len(costs) == 16
+    assert policies[0] == prune.uniform(space, 1.0)

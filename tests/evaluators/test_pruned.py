@@ -56,3 +56,15 @@ def test_workers_get_it_whole():
     evaluate = Pruned(functools.partial(prune.apply, model=model, shape=data.shape), data)
     trial = Trial(0, {"channels.0": 0.5})
     assert pickle.loads(pickle.dumps(evaluate))(trial) == evaluate(trial)
+
+
+def test_it_may_be_judged_after_a_little_training():
+    model, data = network(), noise()
+
+    def silence(pruned: nn.Module) -> None:
+        nn.init.zeros_(pruned[-1].weight)
+        nn.init.constant_(pruned[-1].bias, 0.0)
+        pruned[-1].bias.data[2] = 1.0  # always the third class
+
+    evaluate = Pruned(functools.partial(prune.apply, model=model, shape=data.shape), data, silence)
+    assert evaluate(Trial(0, {"channels.0": 0.5})) == {"error": 0.75}
