@@ -10,6 +10,7 @@ Plain values made of a summary and the study's trials; flows/tracking.py makes M
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,10 @@ from nasflow.study import Trial
 PIPELINE = "pipeline"
 ENDED = {"done": "FINISHED", "failed": "FAILED", "infeasible": "FAILED", "running": "RUNNING"}
 DESCRIPTION = "mlflow.note.content"  # the tag that MLflow shows as a run's description
+STANDING = "standing"  # the tag to group and filter by: how far a network came
+SECRET = re.compile(r"passw|passphrase|token|secret|credential|api_?key|private_?key", re.IGNORECASE)
+SHORTEST_SECRET = 4
+PASSWORD = re.compile(r"://[^/@:\s]*:([^/@\s]+)@")
 HIDDEN = "training_memory_mb"  # of the search's own book-keeping: it says nothing about the network
 
 Curve = Mapping[str, Sequence[float]]
@@ -28,7 +33,10 @@ Curve = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Model:
-    """An exported file to be kept as a model: what it takes and gives, and what certifies it."""
+    """An exported file to be kept as a model: what it takes and gives, and what certifies it.
+
+    `rule` is the one by which its run chose what ships, `told` says in words what the file is.
+    """
 
     name: str
     file: Path
@@ -36,6 +44,8 @@ class Model:
     sha256: str
     shipped: bool
     tags: Mapping[str, str]
+    rule: str = "knee"
+    told: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +82,15 @@ def entries(summary: Mapping[str, Any], trials: Sequence[Trial], folder: Path) -
     return _deployed(summary, found, folder)
 
 
+def line(found: Sequence[Entry], entry: Entry) -> list[Entry]:
+    """What an entry came from, the pipeline first and the entry itself last."""
+    by_key = {one.key: one for one in found}
+    steps = [entry]
+    while steps[0].parent is not None:
+        steps.insert(0, by_key[steps[0].parent])
+    return steps
+
+
 def pipeline_entry(summary: Mapping[str, Any], folder: Path) -> Entry:
     """The parent of all: what was asked for and what came out."""
     shipped = next((one for one in summary["deployed"] if one["shipped"]), None)
@@ -86,11 +105,17 @@ def pipeline_entry(summary: Mapping[str, Any], folder: Path) -> Entry:
     front = {"trials/front": float(len(summary["front"]))} if summary["front"] else {}
     strategy = summary["experiment"]["search"]["strategy"]
     texts = {"front.svg": front_svg(summary), "front.md": front_table(summary)} if summary["front"] else {}
+    files = [folder / name for name in ("report.html", "summary.json", "experiment.yaml")]
+    there = [file for file in files if file.exists() and summary["status"] != "running"]
+    hidden = secrets(summary["experiment"])
+    if hidden:  # they stay in the run's folder
+        texts |= {file.name: masked(file.read_text(), hidden) for file in there}
+        there = []
     return Entry(
         key=PIPELINE,
         name=f"{summary['run']} {strategy['name'] if isinstance(strategy, Mapping) else strategy}",
         parent=None,
-        params={name: str(value) for name, value in _leaves(summary["experiment"])},
+        params={name: masked(_said(value), hidden) for name, value in _leaves(summary["experiment"])},
         metrics={**seconds, **counts, **front, **(_file_metrics(shipped) if shipped else {})},
         tags={
             "stage": PIPELINE,
@@ -98,9 +123,10 @@ def pipeline_entry(summary: Mapping[str, Any], folder: Path) -> Entry:
             "message": summary["message"],
             "shipped": shipped["name"] if shipped else "",
             "data.sha256": summary["data"].get("sha256", ""),
+            "space.sha256": summary.get("space", {}).get("sha256", ""),
             "nasflow.folder": str(folder),
             "nasflow.version": summary["nasflow"],
-            "mlflow.note.content": f"{answer(summary)}\n\n{front_table(summary)}",
+            DESCRIPTION: f"{answer(summary)}\n\n{front_table(summary)}",
         },
         # While the search goes on, what it is measured by still moves, and MLflow keeps what it was told first.
         curves={
@@ -109,12 +135,9 @@ def pipeline_entry(summary: Mapping[str, Any], folder: Path) -> Entry:
             else []
         },
         status=ENDED[summary["status"]],
+        seconds=float(summary["seconds"]),
         texts=texts,
-        files=tuple(
-            file
-            for file in (folder / "report.html", folder / "summary.json", folder / "experiment.yaml")
-            if file.exists() and summary["status"] != "running"
-        ),
+        files=tuple(there),
     )
 
 
@@ -132,6 +155,7 @@ def trial_entry(trial: Trial, pareto: bool = False, knee: bool = False) -> Entry
         tags={
             "stage": "search",
             "state": trial.state,
+            STANDING: "on the front" if pareto else "failed" if trial.state == "failed" else "tried",
             **marks,
             **({"knee": "true"} if knee else {}),
             **({"reason": trial.error} if trial.error else {}),
@@ -157,6 +181,7 @@ def _compressed(summary: Mapping[str, Any], known: set[str]) -> Iterator[Entry]:
                 "kind": step["kind"],
                 "change": words.change(step["before"], step["after"]),
                 "state": "accepted" if step["accepted"] else "refused",
+                STANDING: "compressed" if step["accepted"] else "refused",
                 "reason": step["reason"],
                 DESCRIPTION: _in_words(step),
             },
@@ -186,7 +211,7 @@ def _retrained(summary: Mapping[str, Any], known: set[str]) -> Iterator[Entry]:
                 "error": one["error"],
                 **{f"error/seed-{seed}": error for seed, error in enumerate(one["errors"])},
             },
-            tags={"stage": "retrain", "state": "done"},
+            tags={"stage": "retrain", "state": "done", STANDING: "retrained"},
             curves={"training/loss": [row[1] for row in rows], "training/error": [row[2] for row in rows]},
         )
 
@@ -206,7 +231,9 @@ def _deployed(summary: Mapping[str, Any], found: list[Entry], folder: Path) -> l
             "shipped": str(one["shipped"]).lower(),
             "limits": "kept" if all(limit["holds"] for limit in one["limits"]) else "broken",
             "sha256": one["sha256"],
+            STANDING: "shipped" if one["shipped"] else "deployed",
             "data.sha256": summary["data"]["sha256"],
+            "space.sha256": summary.get("space", {}).get("sha256", ""),
         }
         by_key[base.key] = replace(
             base,
@@ -219,10 +246,46 @@ def _deployed(summary: Mapping[str, Any], found: list[Entry], folder: Path) -> l
                 certificate=folder / one["certificate"],
                 sha256=one["sha256"],
                 shipped=one["shipped"],
-                tags={**about, "network": name, **{k: f"{v:.6g}" for k, v in _file_metrics(one).items()}},
+                tags={
+                    **about,
+                    **_environment(summary, one),
+                    "network": name,
+                    **{k: f"{v:.6g}" for k, v in _file_metrics(one).items()},
+                },
+                rule=str((summary.get("choice") or {}).get("rule", "knee")),
+                told=_told(summary, one),
             ),
         )
     return list(by_key.values())
+
+
+def _environment(summary: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, str]:
+    """Where a file was made, and with what it was measured on each device."""
+    made = {name: summary["environment"].get(name) for name in ("python", "system", "processor")}
+    measured = {
+        f"{name}/{device}": (cost.get("environment") or {}).get(name)
+        for device, cost in one["latency"].items()
+        for name in ("cpu", "runtime", "threads")
+    }
+    versions = {"nasflow": summary["nasflow"]}
+    return {
+        f"environment.{name}": str(value) for name, value in {**versions, **made, **measured}.items() if value
+    }
+
+
+def _told(summary: Mapping[str, Any], one: Mapping[str, Any]) -> str:
+    """What a file is, in a sentence."""
+    costs = ", ".join(
+        f"{words.amount('latency_ms', float(cost['p50_ms']))} on {device}"
+        for device, cost in one["latency"].items()
+    )
+    kept = "every limit kept" if all(limit["holds"] for limit in one["limits"]) else "a limit broken"
+    ships = f"ships: {summary['choice']['why']}" if one["shipped"] and summary.get("choice") else ""
+    return (
+        f"{one['name']} of {summary['run']}{f', which {ships}' if ships else ''}."
+        f" Test error {words.share(float(one['test_error']))}, {costs},"
+        f" {words.amount('size_kb', float(one['size_kb']))}; {kept}."
+    )
 
 
 def _file_metrics(one: Mapping[str, Any]) -> dict[str, float]:
@@ -281,10 +344,52 @@ def front_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def secrets(experiment: Mapping[str, Any]) -> list[str]:
+    """What no one should read in the settings of an experiment: passwords inside of addresses, and whatever the name
+    of an argument says is a secret.
+
+    >>> secrets({"data": {"arguments": {"api_token": "t0ps3cret"}}, "mlflow": {"uri": "http://me:word@host"}})
+    ['t0ps3cret', 'word']
+    """
+    found = [
+        str(value)
+        for name, value in _settings(experiment)
+        if SECRET.search(name.rpartition(".")[2]) and isinstance(value, str)
+    ]
+    found += [match for _, value in _settings(experiment) for match in PASSWORD.findall(str(value))]
+    long = {secret for secret in found if len(secret) >= SHORTEST_SECRET}  # less is part of innocent words
+    return sorted(long, key=lambda secret: (-len(secret), secret))  # one may be a part of another
+
+
+def masked(text: str, hidden: Sequence[str]) -> str:
+    for secret in hidden:
+        text = text.replace(secret, "***")
+    return text
+
+
+def _said(value: Any) -> str:
+    """A setting in a word; of a list, its parts.
+
+    >>> _said(["error", "flops"]), _said(True), _said([{"metric": "error", "limit": 0.1}])
+    ('error, flops', 'True', 'metric error limit 0.1')
+    """
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_said, value))
+    if isinstance(value, Mapping):
+        return " ".join(f"{name} {_said(part)}" for name, part in value.items() if part not in (None, {}, []))
+    return str(value)
+
+
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting that says something, under its dotted name."""
+    """Every setting that says something about the run, under its dotted name; where it is tracked does not."""
+    for key, part in _settings(value, name):
+        if part is not None and part != [] and key != "name" and not key.startswith("mlflow."):
+            yield key, part
+
+
+def _settings(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, part in value.items():
-            yield from _leaves(part, f"{name}.{key}" if name else str(key))
-    elif value is not None and value != [] and name != "name" and not name.startswith("mlflow."):
-        yield name, value  # where it is tracked is no property of the run, and may hold a password
+            yield from _settings(part, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, value

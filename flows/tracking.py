@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import sqlite3
-import tempfile
 import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
-from flows.lineage import Entry, Model, entries, trial_entry
+from flows.lineage import DESCRIPTION, Entry, Model, entries, line, trial_entry
+from flows.registry import KEY, Ancestor, Registry, link
 from nasflow.errors import NasflowError
 from nasflow.experiment import Experiment, tracking_uri
 from nasflow.files import locked, read_json, write_json
@@ -34,13 +36,15 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 SQLITE = "sqlite:///"
-KEY = "nasflow.key"
+REGISTERED = "registered"  # the versions in the registry that came of a run
 STEPS = "nasflow.steps"
 FILES = "nasflow.files"
 EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development"
 }  # its page opens on runs, not on chats
-MARKS = ("pareto", "knee")  # tags that a run may lose again
+PARETO = "pareto"
+MARKS = (PARETO, "knee")  # tags that a run may lose again
+MOST_COMPARED = 100  # runs that fit into an address
 LONGEST_PARAM, LONGEST_TAG = 6000, 8000  # characters MLflow takes
 METRICS_PER_BATCH, PARAMS_PER_BATCH = (
     800,
@@ -116,6 +120,7 @@ class Mirror:
         self.client = client
         self.experiment_id = experiment_id
         self.identity = identity
+        self.registry = Registry(client, experiment_id)
         self._known = {str(known.tags[KEY]): known for known in self._search()}
 
     @classmethod
@@ -142,10 +147,54 @@ class Mirror:
             if not token:
                 return
 
+    def keep(self, found: Sequence[Entry]) -> None:
+        """Write what the store lacks of a whole run: its runs and models, each linked to those it belongs with."""
+        lines = {entry.key: line(found, entry) for entry in found if entry.model is not None}
+        numbers: dict[str, str] = {}
+        for key, steps in lines.items():
+            number = self.registry.version(_model(steps[-1]), self._file_key(steps[-1]))
+            numbers |= {key: number} if number else {}
+        front = [entry.key for entry in found if entry.tags.get(PARETO)]
+
+        def put(entries: Sequence[Entry]) -> None:
+            """Write these with what can be linked by now."""
+            for entry in entries:
+                linked = _with_versions(entry, lines, numbers)
+                self.put(self._with_front(linked, front) if entry.parent is None else linked)
+
+        put(found)
+        for key, steps in lines.items():
+            ids = [self._known[self._key(step.key)].id for step in steps]
+            ancestors = [
+                Ancestor(step.tags["stage"], step.name, run_id)
+                for step, run_id in zip(steps, ids, strict=True)
+            ]
+            numbers[key] = self.registry.keep(
+                _model(steps[-1]), self._file_key(steps[-1]), ids[-1], ancestors
+            )
+        put([entry for entry in found if entry.parent is None or any(entry in one for one in lines.values())])
+
+    def _with_front(self, entry: Entry, front: Sequence[str]) -> Entry:
+        """The entry with a link to MLflow's page that compares the networks of the front, once they are there."""
+        known = [self._known[self._key(key)].id for key in front if self._key(key) in self._known]
+        if not 2 <= len(known) == len(front) <= MOST_COMPARED:
+            return entry
+        asked = urlencode(
+            {
+                "runs": json.dumps(known, separators=(",", ":")),
+                "experiments": json.dumps([self.experiment_id]),
+            }
+        )
+        return _described(entry, f"[Compare the {len(known)} networks of the front](#/compare-runs?{asked}).")
+
+    def _file_key(self, entry: Entry) -> str:
+        """What the registry knows an entry's file by."""
+        return f"{self._key(entry.key)}/{_model(entry).sha256}"
+
     def put(self, entry: Entry) -> str:
         """Write what the store lacks of `entry`; returns the id of its MLflow run."""
         known = self._known.get(self._key(entry.key))
-        params = {name: value[:LONGEST_PARAM] for name, value in entry.params.items()}
+        params = {name: cut(value, LONGEST_PARAM) for name, value in entry.params.items()}
         if known is not None and any(known.params.get(n, v) != v for n, v in params.items()):
             # MLflow's parameters never change: what they describe is another thing by now.
             self.client.delete_run(known.id)
@@ -154,8 +203,6 @@ class Mirror:
             known = self._create(entry)
         self._write(known, entry, params)
         self._attach(known, entry)
-        if entry.model is not None:
-            self._register(known, entry.model)
         if known.status != entry.status:
             if entry.status == "RUNNING":
                 self.client.update_run(known.id, status="RUNNING")
@@ -183,7 +230,7 @@ class Mirror:
 
         steps = int(known.tags.get(STEPS, 0))
         longest = max((len(values) for values in entry.curves.values()), default=0)
-        wanted = {name: value[:LONGEST_TAG] for name, value in entry.tags.items()}
+        wanted = {name: cut(value, LONGEST_TAG) for name, value in entry.tags.items()}
         if longest > steps:
             wanted[STEPS] = str(longest)
         if entry.parent is not None:
@@ -243,92 +290,6 @@ class Mirror:
         self.client.set_tag(known.id, name, value)
         known.tags[name] = value
 
-    def _register(self, known: _Known, model: Model) -> None:
-        """Keep an exported file as an MLflow model of this run and as a version in the registry, each once."""
-        version = self._version(known, model)
-        version_id = str(version.version)
-        held = {**version.tags}
-        for name, value in model.tags.items():
-            if held.get(name) != value:
-                self.client.set_model_version_tag(model.name, version_id, name, value)
-        if model.shipped:
-            aliases = self.client.get_registered_model(model.name).aliases
-            if str(aliases.get("shipped")) != version_id:
-                self.client.set_registered_model_alias(model.name, "shipped", version_id)
-
-    def _version(self, known: _Known, model: Model) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        key = f"{known.tags[KEY]}/{model.sha256}"
-        query = f"name = '{model.name}' and tags.`{KEY}` = '{key}'"
-        with contextlib.suppress(MlflowException):  # there is no such name yet
-            for version in self.client.search_model_versions(query):
-                return version
-        with contextlib.suppress(MlflowException):  # the name is there already
-            self.client.create_registered_model(
-                model.name,
-                description=f"Networks found, certified and exported by the nasflow run {model.name}.",
-            )
-        logged = self._logged(known, model)
-        return self.client.create_model_version(
-            model.name,
-            source=logged.artifact_location,
-            run_id=known.id,
-            model_id=logged.model_id,
-            tags={KEY: key, **model.tags},
-        )
-
-    def _logged(self, known: _Known, model: Model) -> Any:
-        """The MLflow model made of a file. It is loaded and asked with MLflow and ONNX Runtime alone."""
-        from mlflow.entities import LoggedModelOutput
-
-        tags = {KEY: f"{known.tags[KEY]}/{model.sha256}"}
-        for one in self.client.search_logged_models([self.experiment_id], f"tags.`{KEY}` = '{tags[KEY]}'"):
-            if str(one.status) == "READY":
-                return one
-        logged = self.client.create_logged_model(
-            self.experiment_id,
-            name=model.tags["network"],
-            source_run_id=known.id,
-            tags=tags,
-            model_type="onnx",
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            save_model(model, Path(folder) / "model", logged.model_id)
-            self.client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
-        self.client.log_outputs(known.id, [LoggedModelOutput(logged.model_id, 0)])
-        return self.client.finalize_logged_model(logged.model_id, "READY")
-
-
-def save_model(model: Model, path: Path, model_id: str | None = None) -> None:
-    """Write an exported file in MLflow's format, with its signature, its certificate and what it needs to run."""
-    from importlib.metadata import version
-
-    import mlflow.onnx
-    import numpy as np
-    import onnx
-    from mlflow.models import Model as Description
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    said = read_json(model.certificate)
-    shape, classes = said["input"]["shape"][1:], len(said["classes"])
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype("float32"), (-1, *shape), said["input"]["name"])]),
-        outputs=Schema([TensorSpec(np.dtype("float32"), (-1, classes), "logits")]),
-    )
-    mlflow.onnx.save_model(
-        onnx.load(model.file),
-        str(path),
-        mlflow_model=Description(model_id=model_id),
-        signature=signature,
-        pip_requirements=[f"{name}=={version(name)}" for name in ("mlflow", "numpy", "onnx", "onnxruntime")],
-        onnx_execution_providers=["CPUExecutionProvider"],
-        save_as_external_data=False,
-        metadata={"preprocess": said["preprocess"], "classes": said["classes"], "sha256": said["sha256"]},
-        extra_files=[str(model.certificate)],
-    )
-
 
 class Tracker:
     """Writes to MLflow behind a search's back: one thread, in the order it was told.
@@ -378,10 +339,48 @@ class Tracker:
         with _as_tracking_error(self.address):
             mark(self.folder, behind=True)
             mirror = self._open()
-            for entry in entries(summary, trials, self.folder):
-                mirror.put(entry)
+            mirror.keep(entries(summary, trials, self.folder))
             mark(self.folder, behind=summary["status"] == "running")
         self._behind = False
+
+
+def cut(text: str, most: int) -> str:
+    """The text if MLflow takes it, else its beginning with a note of how much is missing.
+
+    >>> cut("short", 60), cut("x" * 100, 60)
+    ('short', 'xxxxxxxxxxxxxxx… (cut off: 100 characters; see summary.json)')
+    """
+    note = f"… (cut off: {len(text):,} characters; see summary.json)"
+    return text if len(text) <= most else text[: most - len(note)] + note
+
+
+def _model(entry: Entry) -> Model:
+    assert entry.model is not None
+    return entry.model
+
+
+def _described(entry: Entry, sentence: str) -> Entry:
+    """The entry with a sentence before its description."""
+    said = entry.tags.get(DESCRIPTION, "")
+    return replace(entry, tags={**entry.tags, DESCRIPTION: f"{sentence}\n\n{said}" if said else sentence})
+
+
+def _with_versions(entry: Entry, lines: Mapping[str, Sequence[Entry]], numbers: Mapping[str, str]) -> Entry:
+    """The entry with the versions that came of it, in a tag and as links in its description."""
+    versions = {
+        numbers[key]: _model(steps[-1])
+        for key, steps in lines.items()
+        if key in numbers and entry.key in [step.key for step in steps]
+    }
+    if not versions:
+        return entry
+    links = ", ".join(
+        f"{link(model.name, number)}{' (ships)' if model.shipped else ''}"
+        for number, model in versions.items()
+    )
+    registered = " ".join(f"{model.name}/{number}" for number, model in versions.items())
+    told = _described(entry, f"Registered as {links}.")
+    return replace(told, tags={**told.tags, REGISTERED: registered})
 
 
 def _tell(written: Future[None]) -> None:

@@ -214,6 +214,15 @@ class Space:
             folded = fold(folded)
         return folded
 
+    @property
+    def sha256(self) -> str:
+        """Names what can be chosen: the same for the same parameters with the same options, in every process."""
+        told = [
+            [p.name, list(p.options)] if isinstance(p, Choice) else [p.name, p.low, p.high, p.log]
+            for p in self.parameters
+        ]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
     def describe(self, point: Mapping[str, Scalar]) -> list[float]:
         """The features of `point`, one after the other; as many for every point."""
         return [float(value) for features in self.features for value in features(point)]

@@ -56,6 +56,7 @@ def _define(run: Run) -> dict[str, Any]:
         "space": {
             "size": None if math.isinf(size) else int(size),
             "parameters": len(space.parameters),
+            "sha256": space.sha256,
             "first": dict(smallest),
             "last": dict(largest),
         },

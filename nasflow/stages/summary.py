@@ -44,6 +44,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "message": failure["message"] if failure else deploy.get("message", ""),
         "experiment": run.experiment.model_dump(mode="json"),
         "data": found["define"]["data"] if found["define"] else {},
+        "space": found["define"]["space"] if found["define"] else {},
         "objectives": [
             {"metric": o.metric, "goal": o.goal, "limit": o.limit, "optimise": o.optimise}
             for o in run.objectives

@@ -60,6 +60,7 @@ def finished(tmp_path: Path) -> tuple[dict[str, Any], list[Trial], Path]:
             "input": {"name": "input", "shape": ["batch", 1, 8, 8], "type": "float32"},
             "preprocess": {"scale": 16.0, "mean": [0.5], "std": [0.25], "resize": None},
             "classes": [str(digit) for digit in range(10)],
+            "data": {"name": "digits", "sha256": summary["data"]["sha256"]},
         }
         (folder / one["certificate"]).write_text(json.dumps(certificate))
     (folder / "report.html").write_text("<!doctype html><title>digits</title>")
