@@ -139,8 +139,9 @@ def sparse(run: Run, pruning: Pruning, space: Space, folder: Path) -> tuple[Prun
     how = training_space.recipe(pruning.parent.point, recipe(run, "compress"))
     how = replace(how, epochs=settings.epochs)
     place = folder / "sparse"
+    whole = replace(pruning, criterion="l1")  # nothing goes yet, so no training images are asked what may
     train = Accuracy(
-        pruning, run.folds, how, place, run.experiment.seed, teacher=pruning.teacher, penalty=penalty
+        whole, run.folds, how, place, run.experiment.seed, teacher=pruning.teacher, penalty=penalty
     )
     objectives = (Objective("error"),)
     study = Study(space, objectives, open_record(place / "study.journal", "sparse", space, objectives))

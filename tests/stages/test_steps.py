@@ -150,6 +150,18 @@ def test_sparse_training_that_fails_is_told_and_pruning_goes_on_without(copied):
     assert found["steps"]
 
 
+def test_criteria_that_ask_training_images_ask_about_the_sparse_network(copied):
+    found, folder = compressed(copied, sparse={"penalty": SCALES}, criterion="taylor", trials=1)
+    assert "without sparse training" not in found["message"]
+    known = torch.load(folder / "batches.pt", weights_only=True)
+    with opened(experiment(copied.data, compress={"criterion": "taylor"}), copied.folder) as run:
+        trial = next(t for t in run.study().trials if t.number == int(parent(copied, folder).name))
+        sparse = run.architecture.build(trial.point)
+        sparse.load_state_dict(weights(folder / "sparse/00000"))
+        expected = gradients.gather(sparse, run.folds[0], seed=run.experiment.seed)
+    assert all(torch.equal(value, known[0][name]) for name, value in expected[0].items())
+
+
 @pytest.mark.parametrize("penalty", ["bn-scales", "group-norms"])
 def test_penalties_are_named_with_their_arguments(copied, penalty):
     strong, weak = (
