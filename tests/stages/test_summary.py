@@ -35,6 +35,13 @@ SCHEMA = {
         "validation": int,
         "skipped": {"*": int},
     },
+    "space": {
+        "size": (int, type(None)),
+        "parameters": int,
+        "sha256": str,
+        "first": {"*": NUMBER},
+        "last": {"*": NUMBER},
+    },
     "objectives": [{"metric": str, "goal": str, "limit": (*NUMBER, type(None)), "optimise": bool}],
     "stages": dict.fromkeys(STAGES, STAGE),
     "trials": {
