@@ -78,6 +78,9 @@ def hypervolume_curve(losses: ArrayLike) -> tuple[list[float], list[float]]:
     curve: list[float] = []
     front = np.zeros((0, points.shape[1]))
     for point in scaled:
+        if (front <= point).all(axis=1).any():  # nothing new is dominated
+            curve.append(curve[-1])
+            continue
         front = np.vstack([front, point])
         front = front[non_dominated(front)]
         curve.append(hypervolume(front, np.full(points.shape[1], 1.1)) / 1.1 ** points.shape[1])
