@@ -88,6 +88,7 @@ def end(started: Started) -> int:
     The worker goes first: it ends its runs in order, so that they can report their end. Nobody is killed before
     those who watch over him: a killed trial would be taken for a failed one.
     """
+    note(dataclasses.replace(started, parts=()))  # whoever watches over the parts hears that this is meant
     family = _family(started.token)
     worker = [part.pid for part in started.parts if part.name == WORKER]
     _ask([one for one in family if one.pid in worker])

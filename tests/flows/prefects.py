@@ -92,10 +92,20 @@ class Api:
         self.url = f"{self.page}/api"
 
     def get(self, path: str) -> Any:
-        return httpx.get(f"{self.url}/{path}", timeout=30).raise_for_status().json()
+        return self._ask("GET", path)
 
     def post(self, path: str, said: Any) -> Any:
-        answer = httpx.post(f"{self.url}/{path}", json=said, timeout=30).raise_for_status()
+        return self._ask("POST", path, said)
+
+    def _ask(self, method: str, path: str, said: Any = None) -> Any:
+        def answered() -> httpx.Response | None:
+            answer = httpx.request(method, f"{self.url}/{path}", json=said, timeout=30)
+            busy = answer.status_code == httpx.codes.SERVICE_UNAVAILABLE  # its database is; clients ask again
+            return None if busy else answer
+
+        answer = until(answered, f"answer to {path}", 60)
+        assert answer is not None
+        answer.raise_for_status()
         return answer.json() if answer.content else None
 
     def healthy(self) -> bool:
@@ -106,7 +116,7 @@ class Api:
 
     def start(self, name: str, parameters: dict[str, Any]) -> str:
         """Ask for a run, as the form in the page does; gives its id."""
-        deployment = until(lambda: self.deployment(name), f"deployment {name}")
+        deployment = self.deployment(name)
         made = self.post(f"deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
         return str(made["id"])
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -113,6 +114,12 @@ def test_the_worker_runs_in_the_folder_and_a_mistake_is_told(place: Place) -> No
 
 
 @pytest.mark.long
+def test_a_run_in_a_terminal_reports_to_the_same_page(place: Place) -> None:
+    asked = "from flows.server import reachable\nwith reachable() as url:\n    print(url)"
+    assert place.call(sys.executable, "-c", asked).stdout.strip() == place.api.url
+
+
+@pytest.mark.long
 def test_a_device_that_is_not_offered_is_refused_by_the_form(place: Place) -> None:
     deployment = place.api.deployment("profile/profile")
     wrong = {"parameters": {"file": "model.onnx", "device": "pixel"}}
@@ -180,6 +187,27 @@ def test_in_the_foreground_it_ends_with_all_it_started_and_down_ends_what_a_kill
             assert len(bearing(token, place.home)) >= 3
             assert "ended Prefect server, MLflow page, worker" in place.down()
         assert bearing(token, place.home) == []
+
+
+@pytest.mark.long
+def test_down_elsewhere_ends_it_without_an_error(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    with ended(place):
+        process = subprocess.Popen(
+            place.up,
+            env=place.environ,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        assert "ended Prefect server, MLflow page, worker" in place.down()
+        said, _ = process.communicate(timeout=60)
+        assert (process.returncode, said) == (0, "")
 
 
 @pytest.mark.long
