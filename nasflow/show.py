@@ -85,9 +85,9 @@ def compression(said: facts.Summary) -> Table:
         reason = Text(words.capital(str(step.get("reason") or "")))
         if change := words.change(before, after):
             reason = Text("\n").join([reason, Text(change, "bold")])
-        table.add_row(
-            str(step.get("name")), verdict, Text("\n").join([reason, Text("; ".join(changes), "dim")])
-        )
+        policy = (f"{how} {where}" for how, where in words.policy(facts.table(step.get("policy"))))
+        details = [Text(line, "dim") for line in ("; ".join(policy), "; ".join(changes)) if line]
+        table.add_row(str(step.get("name")), verdict, Text("\n").join([reason, *details]))
     return table
 
 

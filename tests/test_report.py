@@ -711,6 +711,7 @@ def test_a_compression_step_is_told_in_one_line(summary: Summary) -> None:
 def test_a_policy_is_told_by_what_it_does(summary: Summary) -> None:
     step = summary["compression"][0]
     step["policy"] = {"channels.stem": 0.5, "channels.a.1": 0.5, "channels.b": 1.0, "block.c": False, "block.d": True,
+                      "channels.c.1": 0.5, "block.c.2": False,
                       "precision.stem": "int8", "precision.b": "fp32"}  # fmt: skip
     told = Page(render(summary)).text
     assert (

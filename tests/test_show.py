@@ -53,6 +53,13 @@ def test_every_compression_step_says_whether_it_was_kept_and_both_numbers():
     assert "0.0360 ms → 0.0246 ms" in text and "0.0360 ms → 0.0483 ms" in text
 
 
+def test_every_compression_step_says_what_it_did():
+    policy = {"channels.stem": 0.5, "block.last": False}
+    steps = [{**SUMMARY["compression"][0], "policy": policy}]
+    text = " ".join(shown({**SUMMARY, "compression": steps}).split())
+    assert "50 % of the channels in stem; without last" in text
+
+
 def test_every_stage_is_shown_with_its_time():
     text = shown(SUMMARY)
     assert lines(text, "search ")[0] == "search done 1 min 36 s 48 trials"

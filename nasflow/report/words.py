@@ -85,9 +85,14 @@ def policy(said: Mapping[str, Any]) -> list[tuple[str, str]]:
     [('50 % of the channels in', 'stem'), ('all channels in', 'conv'), ('without', 'last'), ('int8 in', 'all layers')]
     """
     done: dict[str, list[str]] = {}
+    gone = tuple(
+        f"{name.partition('.')[2]}." for name in said if name.startswith("block.") and said[name] is False
+    )
     for name, value in said.items():
         kind, _, where = name.partition(".")
         kept = facts.number(value)
+        if where.startswith(gone):
+            continue  # it went with the block
         if kind == "channels" and kept is not None:
             how = "all channels in" if kept == 1 else f"{100 * kept:.0f} % of the channels in"
         elif kind == "block" and isinstance(value, bool):
