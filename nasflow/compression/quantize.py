@@ -332,9 +332,9 @@ def _saturate(model: onnx.ModelProto) -> None:
 def _shield(model: onnx.ModelProto, keep: Collection[str]) -> None:
     """Read rounded tensors for the nodes to keep with one scale per channel, all of them equal, in place.
 
-    The same numbers, but ONNX Runtime does not see through it. A convolution or matrix product that reads a tensor with
-    a single scale gets its weights rounded by it, with one scale for all of them, and where its result is rounded too,
-    is computed in integers, whatever the file says (WeightBiasQuantization in its optimiser, 1.31).
+    The same numbers, but ONNX Runtime does not see through it. Else it rounds the weights of a convolution or matrix
+    product between two rounded tensors by itself, with one scale for all of them, and computes it in integers, whatever
+    the file says (WeightBiasQuantization in its optimiser, 1.31, which leaves scales per channel alone).
     """
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
