@@ -166,12 +166,13 @@ class _Found:
 
     def finalists(self, metrics: Sequence[Metric]) -> list[_Trial]:
         """Trained in full, inside every limit of the run, with these metrics."""
+        limits = list(self.limits.values())
         return [
             trial
             for trial in self.trials
             if trial.state == "done"
             and trial.fidelity >= 1.0
-            and not any(over(limit, trial.metrics) for limit in self.limits.values())
+            and not any(over(limit, trial.metrics) for limit in limits)
             and all(one.name in trial.metrics for one in metrics)
         ]
 
@@ -228,7 +229,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read(name: str, folder: Path) -> _Found:
     from nasflow import runs
 
-    summary = facts.plain(runs.summary(folder))
+    summary = runs.summary(folder)
     journal = folder / "study.journal"
     searched = facts.table(facts.table(summary.get("stages")).get("search")).get("status") == "done"
     if searched or not journal.is_file():
