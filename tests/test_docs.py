@@ -133,7 +133,7 @@ def test_every_experiment_of_the_how_to_is_tried_or_is_a_device():
         mark for mark in test_the_experiments_of_the_how_to_run.pytestmark if mark.name == "parametrize"
     )
     experiments = {name for name in files(HOW_TO) if name.endswith(".yaml") and "/" not in name}
-    assert {case[0] for case in tried.args[1]} == experiments
+    assert {getattr(case, "values", case)[0] for case in tried.args[1]} == experiments
 
 
 def test_the_device_of_the_how_to_can_be_asked(somewhere):

@@ -1,8 +1,12 @@
-"""One run at a time uses a device, whoever waits says so, and a Prefect that is away makes nobody wait."""
+"""One run at a time uses a device, whoever waits says so, and a Prefect that is away makes nobody wait.
+
+Long, because what Prefect still has to send to a server that is gone holds up other tests of the same process.
+"""
 
 from __future__ import annotations
 
 import contextvars
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +27,10 @@ from flows.server import OwnServer
 from nasflow.hardware import Latency, load_profile
 from nasflow.hardware.device import Follow, Missing
 
+pytestmark = pytest.mark.long
+
+SLOW_S = 5.0  # longer than it takes to ask Prefect for a device
+
 
 @pytest.fixture(scope="module")
 def api(prefect_home: Path) -> Iterator[str]:
@@ -41,16 +49,18 @@ class Slow(Missing):
 
     def latencies(self, files: Sequence[Path], watch: Follow | None = None) -> list[Latency]:
         start = time.monotonic()
-        time.sleep(1.0)
+        time.sleep(SLOW_S)
         self.used.append((start, time.monotonic()))
         return []
 
 
-def measure(device: Slow) -> UUID:
-    """Measure on a device as a run does; the id of the run."""
+def measure(device: Slow, together: threading.Barrier | None = None) -> UUID:
+    """Measure on a device as a run does, as soon as all are `together`; the id of the run."""
 
     @flow(name="measuring")
     def measuring() -> str:
+        if together is not None:
+            together.wait(60)
         Shared(device).latencies([])
         return str(flow_run.id)
 
@@ -58,8 +68,9 @@ def measure(device: Slow) -> UUID:
 
 
 def at_once(*used: Slow) -> list[UUID]:
-    with ThreadPoolExecutor() as threads:
-        asked = [threads.submit(contextvars.copy_context().run, measure, device) for device in used]
+    together = threading.Barrier(len(used))
+    with ThreadPoolExecutor(len(used)) as threads:
+        asked = [threads.submit(contextvars.copy_context().run, measure, device, together) for device in used]
         return [one.result() for one in asked]
 
 
@@ -76,6 +87,7 @@ def overlap(used: list[tuple[float, float]]) -> bool:
 
 def test_two_runs_take_turns_on_a_device_and_the_page_says_who_waits(api: str) -> None:
     device = Slow(load_profile("pixel-3"))
+    devices._make("device-pixel-3")
     runs = at_once(device, device)
     assert not overlap(device.used)
     waited = [states(run) for run in runs]
