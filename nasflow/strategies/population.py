@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,13 @@ Scale = Literal["places", "values"]
 
 class ScaleError(NasflowError, ValueError):
     """A scale of losses that there is not."""
+
+
+def check_scale(scale: Scale) -> Scale:
+    """The scale itself, if there is one of its name."""
+    if scale not in get_args(Scale):
+        raise ScaleError(f"scale: expected {' or '.join(get_args(Scale))}, got {scale!r}")
+    return scale
 
 
 @dataclass(frozen=True)
@@ -127,8 +134,7 @@ class Evolution:
         worst: Worst | None = None,
         scale: Scale = "values",
     ) -> None:
-        if scale not in ("places", "values"):
-            raise ScaleError(f"scale: expected places or values, got {scale!r}")
+        check_scale(scale)
         self.members: list[Member] = []
         self._space, self._objectives, self._population = space, objectives, population
         self._fitness = fitness

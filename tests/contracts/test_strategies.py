@@ -98,7 +98,7 @@ STRATEGIES = {
     "optuna-tpe-mv": StrategyUnderTest(
         functools.partial(optuna_samplers.tpe, startup=6), other={"startup": 9}
     ),
-    "parego": StrategyUnderTest(parego.parego, other={"start": 6, "rho": 1.0}),
+    "parego": StrategyUnderTest(parego.parego, other={"start": 6, "rho": 1.0, "scale": "values"}),
     "pbi": StrategyUnderTest(scalarised.pbi, other={"start": 5, "parents": 5, "theta": 0.1}),
     "pymoo-agemoea": StrategyUnderTest(
         functools.partial(pymoo_algorithms.agemoea, population=5), other={"population": 8}
